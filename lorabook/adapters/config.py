@@ -1,0 +1,85 @@
+"""Which layers get an adapter, and with which rank: PEFT's options under PEFT's names."""
+
+import difflib
+import re
+from dataclasses import dataclass, field
+
+from ..errors import InputError
+from .lora import INITIALISATIONS, check_dropout, check_scaling
+
+
+@dataclass(frozen=True)
+class LoRAConfig:
+    """Options of `inject`.
+
+    target_modules: "all-linear"; or a regular expression that the whole dotted path must match; or a list of names,
+    each a path or the end of one ("query" targets "encoder.layer.0.attention.self.query"). rank_pattern and
+    alpha_pattern override r and lora_alpha for paths whose end matches a regular expression; the first match counts.
+    A rank override alone changes the scaling, because lora_alpha stays.
+    """
+
+    r: int = 8
+    lora_alpha: float = 16
+    target_modules: str | tuple[str, ...] = "all-linear"
+    use_rslora: bool = False
+    lora_dropout: float = 0.0
+    init_lora_weights: bool | str = True
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    alpha_pattern: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self):
+        """Check what can be checked without a model; ranks are checked against each layer's shape by `inject`."""
+        for r in (self.r, *self.rank_pattern.values()):
+            if isinstance(r, bool) or not isinstance(r, int) or r < 1:
+                raise InputError(f"r must be a positive integer; got {r!r}")
+        for lora_alpha in (self.lora_alpha, *self.alpha_pattern.values()):
+            check_scaling(self.r, lora_alpha, self.use_rslora)
+        check_dropout(self.lora_dropout)
+        if self.init_lora_weights not in INITIALISATIONS:
+            raise InputError(f"init_lora_weights must be one of {INITIALISATIONS}; got {self.init_lora_weights!r}")
+        if not isinstance(self.target_modules, str):
+            object.__setattr__(self, "target_modules", tuple(self.target_modules))
+        patterns = (*self.rank_pattern, *self.alpha_pattern)
+        for pattern in patterns if not isinstance(self.target_modules, str) else (*patterns, self.target_modules):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise InputError(f"{pattern!r} is not a regular expression: {error}") from None
+
+    def for_layer(self, path):
+        """(r, lora_alpha) of the layer with this dotted path."""
+        return _first_match(self.rank_pattern, path, self.r), _first_match(self.alpha_pattern, path, self.lora_alpha)
+
+    def select(self, paths):
+        """The paths that get an adapter, in order. Raises InputError, with the closest names, for an option that matches none."""
+        targets = self.target_modules
+        if targets == "all-linear":
+            chosen = list(paths)
+        elif isinstance(targets, str):
+            chosen = [p for p in paths if re.fullmatch(targets, p)]
+        else:
+            for target in targets:
+                if not any(_ends_with(p, target) for p in paths):
+                    raise _matches_nothing(f"target module {target!r}", target, paths)
+            chosen = [p for p in paths if any(_ends_with(p, target) for target in targets)]
+        if not chosen:
+            raise _matches_nothing(f"target_modules={targets!r}", str(targets), paths)
+        for option in ("rank_pattern", "alpha_pattern"):
+            for pattern in getattr(self, option):
+                if not any(_first_match({pattern: True}, p, False) for p in chosen):
+                    raise _matches_nothing(f"{option} key {pattern!r}", pattern, chosen)
+        return chosen
+
+
+def _ends_with(path, target):
+    return path == target or path.endswith("." + target)
+
+
+def _first_match(patterns, path, default):
+    return next((value for pattern, value in patterns.items() if re.match(rf"(.*\.)?({pattern})$", path)), default)
+
+
+def _matches_nothing(what, target, paths):
+    names = dict.fromkeys([*(p.rpartition(".")[2] for p in paths), *paths])
+    close = difflib.get_close_matches(target, names, n=5, cutoff=0.4) or list(names)[:5]
+    return InputError(f"{what} matches no linear layer; closest: {', '.join(close) or 'none (the model has no linear layer)'}")

@@ -1,0 +1,170 @@
+"""LoRA: a frozen linear layer plus a trainable low-rank update (Hu et al. 2021, arXiv:2106.09685)."""
+
+import math
+import operator
+
+import numpy as np
+
+from .. import functional as F
+from ..backend import array_namespace, asarray_like
+from ..errors import InputError
+from ..layers import Layer
+
+INITIALISATIONS = (True, "gaussian", False)
+
+
+def check_rank(r, d_out, d_in, where="this layer"):
+    """r as an int, or InputError: a rank is an integer from 1 to min(d_out, d_in)."""
+    try:
+        r = operator.index(r) if not isinstance(r, bool) else None
+    except TypeError:
+        r = None
+    if r is None or not 1 <= r <= min(d_out, d_in):
+        raise InputError(f"r must be an integer from 1 to min(d_out, d_in) = {min(d_out, d_in)} for {where} ({d_out} x {d_in}); got {r!r}")
+    return r
+
+
+def check_scaling(r, lora_alpha, use_rslora):
+    """scaling = lora_alpha / r, or lora_alpha / sqrt(r) with rank-stabilised LoRA (Kalajdzievski 2023, arXiv:2312.03732)."""
+    if isinstance(lora_alpha, bool) or not isinstance(lora_alpha, int | float) or not math.isfinite(lora_alpha):
+        raise InputError(f"lora_alpha must be a finite number; got {lora_alpha!r}")
+    return lora_alpha / (math.sqrt(r) if use_rslora else r)
+
+
+def check_dropout(lora_dropout):
+    """lora_dropout, or InputError: a probability p with 0 <= p < 1."""
+    if not isinstance(lora_dropout, int | float) or not 0 <= lora_dropout < 1:
+        raise InputError(f"lora_dropout must be a number p with 0 <= p < 1; got {lora_dropout!r}")
+    return lora_dropout
+
+
+def initial_factors(init_lora_weights, r, d_out, d_in, rng):
+    """Host float64 (lora_A, lora_B). Either way one factor of the product is at rest, except for False (tests and demos).
+
+    True:        A ~ U(+-1 / sqrt(d_in)), B = 0      loralib's and PEFT's default
+    "gaussian":  A ~ N(0, (1 / r)^2),     B = 0      the paper's words, with PEFT's variance
+    False:       A ~ U(+-1 / sqrt(d_in)), B ~ U(+-1 / sqrt(r)): the update is not zero
+    """
+    if not any(init_lora_weights is known or init_lora_weights == known == "gaussian" for known in INITIALISATIONS):
+        raise InputError(f"init_lora_weights must be one of {INITIALISATIONS}; got {init_lora_weights!r}")
+    if init_lora_weights == "gaussian":
+        lora_A = rng.normal(0, 1 / r, (r, d_in))
+    else:
+        lora_A = rng.uniform(-(d_in**-0.5), d_in**-0.5, (r, d_in))
+    lora_B = rng.uniform(-(r**-0.5), r**-0.5, (d_out, r)) if init_lora_weights is False else np.zeros((d_out, r))
+    return lora_A, lora_B
+
+
+def merging_is_cheaper(N, d_in, d_out):
+    """Whether x (W + s B A)^T costs fewer FLOPs than x W^T + s (x A^T) B^T: 2 r d_in d_out against 2 N r (d_in + d_out).
+
+    The rank cancels: N > d_in d_out / (d_in + d_out) (Cherniuk et al. 2023, RunLoRA, arXiv:2312.03415). The backward
+    pass has the same threshold if W + s B A is kept from the forward pass.
+    """
+    return N * (d_in + d_out) > d_in * d_out
+
+
+class LoRALinear(Layer):
+    """y = x W^T + b + s (x~ A^T) B^T with W and b frozen, s = lora_alpha / r, x~ = x o M.
+
+    lora_A (r, d_in), lora_B (d_out, r). M is the inverted-dropout mask, entries 0 or 1 / (1 - p); it acts on the LoRA
+    branch only, and only in training (`rng` given). Without dropout M = 1 and y = x (W + s B A)^T: the same sum, another
+    contraction order. `order` is "factored", "merged", or "auto": the cheaper one for the shapes at hand.
+
+    Backward, with z = x~ A^T and dL = <dout, dy>:
+
+        dy = dx W^T + s dz B^T + s z dB^T,     dz = (dx o M) A^T + x~ dA^T
+
+        dB = s dout^T z             (d_out, r)
+        dz = s dout B               (N, r)
+        dA = dz^T x~                (r, d_in)
+        dx = dout W + (dz A) o M    (N, d_in)      = dout (W + s B A) without dropout
+
+    The full gradient dW = dout^T x (d_out, d_in) is never formed: associating from the r side costs
+    O(N r (d_in + d_out)) instead of O(N d_in d_out). At B = 0, dA = 0 while dB does not vanish: training starts with B.
+
+    `merge` puts W + s B A in the place of W, for inference at the base model's cost; `unmerge` puts the very same array
+    W back, so its bits are restored. Gradients belong to the unmerged state.
+    """
+
+    def __init__(self, base, r=8, lora_alpha=16, *, use_rslora=False, lora_dropout=0.0, init_lora_weights=True, rng=None, order="auto"):
+        """Wrap the Linear `base`, sharing its arrays. `rng`: numpy Generator that draws the factors (default: seed 0)."""
+        weight = base.params["weight"]
+        d_out, d_in = weight.shape
+        self.r = check_rank(r, d_out, d_in)
+        self.lora_alpha, self.use_rslora = lora_alpha, use_rslora
+        self.scaling = check_scaling(self.r, lora_alpha, use_rslora)
+        self.lora_dropout = check_dropout(lora_dropout)
+        if order not in ("auto", "factored", "merged"):
+            raise InputError(f"order must be auto, factored or merged; got {order!r}")
+        self.order = order
+        lora_A, lora_B = initial_factors(init_lora_weights, self.r, d_out, d_in, np.random.default_rng(0) if rng is None else rng)
+        super().__init__(base.params | {"lora_A": asarray_like(lora_A, weight), "lora_B": asarray_like(lora_B, weight)})
+        self.trainable = {"lora_A", "lora_B"}
+        self._unmerged_weight = None
+
+    @property
+    def merged(self):
+        """Whether `weight` currently contains the update."""
+        return self._unmerged_weight is not None
+
+    def delta_weight(self):
+        """s B A, (d_out, d_in)."""
+        return self.scaling * (self.params["lora_B"] @ self.params["lora_A"])
+
+    def merge(self):
+        """Put W + s B A in the place of W, which is kept. Merging twice changes nothing."""
+        if not self.merged:
+            self._unmerged_weight = self.params["weight"]
+            self.params["weight"] = self._unmerged_weight + self.delta_weight()
+
+    def unmerge(self):
+        """Put W back: the same array, so the same bits."""
+        if self.merged:
+            self.params["weight"], self._unmerged_weight = self._unmerged_weight, None
+
+    def _merges(self, x):
+        """Whether forward takes the merged contraction order for this x."""
+        d_out, d_in = self.params["weight"].shape
+        return self.order == "merged" or self.order == "auto" and merging_is_cheaper(math.prod(x.shape[:-1]), d_in, d_out)
+
+    def forward(self, x, rng=None):
+        W, b, A, B = (self.params.get(name) for name in ("weight", "bias", "lora_A", "lora_B"))
+        if self.merged:
+            return F.linear(x, W, b)[0], None
+        p = 0.0 if rng is None else self.lora_dropout
+        if p == 0 and self._merges(x):
+            W = W + self.delta_weight()
+            return F.linear(x, W, b)[0], (x, W, None, None)
+        M = asarray_like((rng.random(x.shape) >= p) / (1 - p), x) if p else None
+        z = F.linear(x if M is None else x * M, A)[0]  # (..., r)
+        y = F.linear(x, W, b)[0]  # (..., d_out)
+        y += F.linear(z, self.scaling * B)[0]
+        return y, (x, W, z, M)
+
+    def backward(self, dout, cache, need_dx=True):
+        if cache is None:
+            raise InputError("this layer was merged in the forward pass; call unmerge() before training")
+        x, W, z, M = cache
+        A, B, s = self.params["lora_A"], self.params["lora_B"], self.scaling
+        merged_order = z is None  # then W is W + s B A already
+        shape, dout, x = x.shape, F.rows(dout), F.rows(x)  # (N, d_out), (N, d_in)
+        xd = x if M is None else x * F.rows(M)
+        z = xd @ A.T if merged_order else F.rows(z)  # (N, r)
+
+        dz = s * (dout @ B)  # (N, r)
+        grads = {"lora_A": dz.T @ xd, "lora_B": s * (dout.T @ z)}  # (r, d_in), (d_out, r)
+        if "bias" in self.trainable:
+            grads["bias"] = array_namespace(dout).sum(dout, axis=0)
+        if "weight" in self.trainable:
+            grads["weight"] = dout.T @ x
+        if not need_dx:
+            return None, grads
+        dx = dout @ W  # (N, d_in)
+        if not merged_order:
+            dx += dz @ A if M is None else (dz @ A) * F.rows(M)
+        return array_namespace(dx).reshape(dx, shape), grads
+
+    def to(self, xp, dtype=None):
+        self.unmerge()
+        return super().to(xp, dtype)

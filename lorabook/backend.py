@@ -1,0 +1,163 @@
+"""The one door to the array library: NumPy, CuPy, or array-api-strict (the tests' stand-in for "not NumPy").
+
+The library comes from the data: `xp = array_namespace(x)`. There is no global switch, so host and device arrays can be
+compared in one process. Random numbers are drawn on the host and cross over through `asarray_like`; results come back
+through `to_numpy`. This is the only file that imports cupy.
+"""
+
+import ctypes
+import functools
+import importlib.util
+import sys
+
+import numpy as np
+
+from .errors import InputError
+
+BACKENDS = ("numpy", "cupy", "array_api_strict")
+
+
+def _library(array):
+    return type(array).__module__.partition(".")[0]
+
+
+def array_namespace(*arrays):
+    """The module the arrays belong to, e.g. `numpy`; None entries are skipped. Raises TypeError for a mix or a non-array."""
+    names = {_library(a) for a in arrays if a is not None}
+    if len(names) == 1 and (name := names.pop()) in BACKENDS:
+        return sys.modules[name]
+    if not names <= set(BACKENDS):
+        raise TypeError(f"expected arrays of {', '.join(BACKENDS)}; got {sorted(names) or [name]}")
+    raise TypeError(f"arrays of different backends in one call: {' and '.join(sorted(names))}; move one with layer.to(xp) or to_numpy")
+
+
+def get_xp(name="numpy"):
+    """Array library by name: "numpy", "cupy", "auto" (cupy where a GPU answers, else numpy), "array_api_strict".
+
+    Raises InputError when "cupy" was asked for and cannot work, saying which of driver, GPU and package is missing.
+    """
+    if name == "auto":
+        return get_xp("cupy" if gpu_problem() is None else "numpy")
+    if name == "numpy":
+        return np
+    if name == "array_api_strict":
+        import array_api_strict
+
+        return array_api_strict
+    if name == "cupy":
+        if problem := gpu_problem():
+            raise InputError(f"backend cupy cannot be used: {problem}")
+        import cupy
+
+        return cupy
+    raise InputError(f"unknown backend {name!r}; expected numpy, cupy or auto")
+
+
+def to_numpy(array):
+    """Copy to the host: the one door to files, plots and prints. Scalars and NumPy arrays pass through."""
+    if _library(array) == "cupy":
+        return array.get()
+    if _library(array) == "array_api_strict":
+        array = array.to_device(sys.modules["array_api_strict"].Device("CPU_DEVICE"))
+    return np.asarray(array)
+
+
+def asarray_like(host, like, dtype=None):
+    """The host array on the backend and device of `like`, in `dtype` (default: the dtype of `like`)."""
+    xp = array_namespace(like)
+    device = {} if xp.__name__ == "cupy" else {"device": like.device}
+    return xp.asarray(host, dtype=dtype or like.dtype, **device)
+
+
+def check_float(array, what="array"):
+    """Raise InputError unless `array` is float32 or float64 (complex is let through for complex-step checks)."""
+    if (name := str(array.dtype).rpartition(".")[2]) not in ("float32", "float64", "complex64", "complex128"):
+        why = " (no BLAS multiplies half precision on a CPU: products would be orders of magnitude slower)" if name == "float16" else ""
+        raise InputError(f"{what} has dtype {name}{why}; expected float32 or float64. Convert it with .astype('float32')")
+
+
+def fuse(function):
+    """Make a chain of elementwise operations one kernel on CuPy (`cupy.fuse`); plain Python elsewhere."""
+    fused = None
+
+    @functools.wraps(function)
+    def call(*args):
+        nonlocal fused
+        if _library(args[0]) != "cupy":
+            return function(*args)
+        if fused is None:
+            import cupy
+
+            fused = cupy.fuse(function)
+        return fused(*args)
+
+    return call
+
+
+def erf(x):
+    """Error function, elementwise: the array API standard has none."""
+    if _library(x) == "cupy":
+        from cupyx.scipy.special import erf as cupy_erf
+
+        return cupy_erf(x)
+    from scipy.special import erf as scipy_erf
+
+    return scipy_erf(x) if _library(x) == "numpy" else asarray_like(scipy_erf(to_numpy(x)), x)
+
+
+def scatter_add(target, rows, values):
+    """target[rows[i]] += values[i] in place, repeated rows summed. target (V, d), rows (N,), values (N, d)."""
+    library = array_namespace(target, rows, values).__name__
+    if library == "numpy":
+        np.add.at(target, rows, values)
+    elif library == "cupy":
+        import cupyx
+
+        cupyx.scatter_add(target, rows, values)
+    else:
+        for i in range(rows.shape[0]):
+            target[int(rows[i]), :] += values[i, :]
+
+
+def arange_like(n, like):
+    """Integers 0 .. n - 1 on the backend and device of `like`."""
+    return asarray_like(np.arange(n), like, dtype=array_namespace(like).int64)
+
+
+def cuda_driver_version():
+    """(major, minor) of the newest CUDA the installed NVIDIA driver supports, or None where no driver answers."""
+    for name in ("libcuda.so.1", "libcuda.dylib", "nvcuda.dll"):
+        try:
+            driver = ctypes.CDLL(name)
+        except OSError:
+            continue
+        version = ctypes.c_int()
+        if driver.cuInit(0) == 0 and driver.cuDriverGetVersion(ctypes.byref(version)) == 0:
+            return version.value // 1000, version.value % 1000 // 10
+    return None
+
+
+def cupy_wheel(driver):
+    """The cupy wheel for a driver version (major, minor): what to pip install. None if the driver is too old."""
+    return f"cupy-cuda{min(driver[0], 13)}x[ctk]" if driver[0] >= 12 else None
+
+
+def gpu_problem():
+    """None if CuPy can compute here; otherwise one sentence saying what is missing and what to do about it."""
+    driver, installed = cuda_driver_version(), importlib.util.find_spec("cupy") is not None
+    if driver is None:
+        package = "cupy is installed, but" if installed else "cupy is not installed, and"
+        return f"{package} no NVIDIA driver with a GPU answers on this machine. Use --backend numpy, or install a driver first"
+    version, wheel = f"CUDA {driver[0]}.{driver[1]}", cupy_wheel(driver)
+    if wheel is None:
+        return f"the NVIDIA driver supports only {version}; cupy needs 12.0 or newer. Update the driver"
+    if not installed:
+        return f"the NVIDIA driver answers ({version}), but cupy is not installed. Run: pip install '{wheel}'"
+    try:
+        import cupy
+
+        cupy.cuda.runtime.getDeviceCount()
+        cupy.zeros(1).sum().get()
+    except Exception as error:  # cupy reports a broken installation in many types; each becomes this one sentence
+        return f"cupy is installed and the driver answers ({version}), but the GPU does not compute: {error}. Try: pip install '{wheel}'"
+    return None

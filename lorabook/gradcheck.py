@@ -1,0 +1,90 @@
+"""Is a hand-derived gradient right? Two independent answers: the complex step and central differences.
+
+The scalar under test is L = sum(dout * y) with a random upstream gradient `dout`: with dout = 1 everywhere, every
+layer-norm backward would pass. For the same reason check LoRA with a non-zero lora_B: at B = 0 every dA passes.
+"""
+
+import copy
+
+import numpy as np
+
+COMPLEX_H = 1e-30
+CENTRAL_H = 6e-6  # about eps^(1/3): where truncation and rounding error of a central difference are balanced
+
+
+def complex_step(f, v, h=COMPLEX_H):
+    """df/dv of a real analytic f: array -> scalar, entry by entry: Im f(v + i h) / h (Squire and Trapp 1998).
+
+    Nothing is subtracted, so nothing cancels: the error is rounding alone. f must use no abs, maximum or conjugate.
+    """
+    v = v.astype(complex)
+    grad = np.zeros(v.shape)
+    for i in np.ndindex(*v.shape):
+        v[i] += 1j * h
+        grad[i] = f(v).imag / h
+        v[i] = v[i].real
+    return grad
+
+
+def finite_difference(f, v, h=CENTRAL_H):
+    """df/dv of any f: array -> scalar, entry by entry: (f(v + h) - f(v - h)) / 2h. Error O(h^2) + O(eps / h)."""
+    v = v.astype(float)
+    grad = np.zeros(v.shape)
+    for i in np.ndindex(*v.shape):
+        old = v[i]
+        v[i] = old + h
+        above = f(v)
+        v[i] = old - h
+        grad[i] = (above - f(v)) / (2 * h)
+        v[i] = old
+    return grad
+
+
+METHODS = {"complex": complex_step, "central": finite_difference}
+
+
+def relative_error(got, want):
+    """max |got - want| / max |want|; just max |got| where `want` vanishes."""
+    scale = float(np.max(np.abs(want), initial=0.0))
+    return float(np.max(np.abs(got - want), initial=0.0)) / (scale or 1.0)
+
+
+def check_layer(layer, x, rng, method="complex"):
+    """{name: relative error} of `layer.backward` for the input "x" and every trainable parameter.
+
+    layer: a NumPy layer or model with `forward` and `backward`; it is not changed. x: float64 array or integer ids
+    (then dx is not checked). rng: numpy Generator for dout. method: "complex" (smooth layers; expect below 1e-11) or
+    "central" (kinks such as ReLU; expect below 1e-6). A missing, extra or misshapen gradient counts as infinitely wrong.
+    """
+    derivative, dtype = METHODS[method], "complex128" if method == "complex" else "float64"
+    layer = copy.deepcopy(layer).to(np, "float64")
+    y, cache = layer.forward(x)
+    dout = rng.standard_normal(y.shape)
+    dx, grads = layer.backward(dout, cache)
+    probe = copy.deepcopy(layer).to(np, dtype)
+    params = probe.trainable_params()
+
+    def loss(x):
+        return np.sum(dout * probe.forward(x)[0])
+
+    def loss_of(array):
+        def f(value):
+            array[...] = value
+            return loss(x)
+
+        return f
+
+    errors = {name: np.inf for name in grads.keys() ^ params.keys()}
+    if np.issubdtype(x.dtype, np.floating):
+        errors["x"] = _error(dx, derivative(loss, x))
+        x = x.astype(dtype)
+    for name, array in params.items():
+        if name in grads:
+            original = array.copy()
+            errors[name] = _error(grads[name], derivative(loss_of(array), original.real))
+            array[...] = original
+    return errors
+
+
+def _error(got, want):
+    return relative_error(got, want) if got is not None and got.shape == want.shape else np.inf

@@ -1,0 +1,186 @@
+"""The layer protocol: `y, cache = layer.forward(x)` and `dx, grads = layer.backward(dout, cache)`.
+
+Neither call stores anything on the layer, so several forwards can be in flight over one model, and gradients of shards
+are summed by adding dictionaries. `params` holds this layer's own arrays, `children` the layers inside it; dotted names
+join the two. A parameter gets a gradient only if its name is in `trainable`.
+"""
+
+import difflib
+
+from . import functional as F
+from .backend import array_namespace, asarray_like, check_float, to_numpy
+from .errors import InputError
+
+
+class Layer:
+    """Base of all layers: naming, freezing, moving and loading of parameters."""
+
+    def __init__(self, params=None, children=None):
+        self.params = dict(params or {})
+        self.children = dict(children or {})
+        self.trainable = set(self.params)
+        for name, array in self.params.items():
+            check_float(array, name)
+
+    def forward(self, x, rng=None):
+        """Output and cache. A host `numpy.random.Generator` as `rng` means training: dropout draws from it."""
+        raise NotImplementedError
+
+    def backward(self, dout, cache, need_dx=True):
+        """(dx, grads): dx is None unless `need_dx`; grads has the trainable parameters' names and shapes."""
+        raise NotImplementedError
+
+    def needs(self, need_dx=True):
+        """What backward has to compute: the trainable parameters' names, and "x" if wanted."""
+        return self.trainable | {"x"} if need_dx else self.trainable
+
+    def named_layers(self, prefix=""):
+        """(dotted name, layer) for this layer and every layer inside it, in order."""
+        yield prefix, self
+        for name, child in self.children.items():
+            yield from child.named_layers(f"{prefix}.{name}" if prefix else name)
+
+    def _named(self, trainable_only):
+        for prefix, layer in self.named_layers():
+            for name, array in layer.params.items():
+                if not trainable_only or name in layer.trainable:
+                    yield f"{prefix}.{name}" if prefix else name, array
+
+    def named_params(self):
+        """{dotted name: array} of all parameters. The arrays are the layer's own: writing into them changes it."""
+        return dict(self._named(trainable_only=False))
+
+    def trainable_params(self):
+        """{dotted name: array} of the parameters that train."""
+        return dict(self._named(trainable_only=True))
+
+    def set_trainable(self, names):
+        """Train exactly the parameters with these dotted names. Raises InputError for a name that does not exist."""
+        names = set(names)
+        if unknown := names - set(self.named_params()):
+            name = min(unknown)
+            close = difflib.get_close_matches(name, self.named_params(), n=3, cutoff=0.3)
+            raise InputError(f"no parameter is called {name!r}; closest: {', '.join(close) or 'none'}")
+        for prefix, layer in self.named_layers():
+            layer.trainable = {n for n in layer.params if (f"{prefix}.{n}" if prefix else n) in names}
+
+    def freeze(self):
+        """Train nothing."""
+        self.set_trainable(())
+
+    def to(self, xp, dtype=None):
+        """Move all parameters to the array library `xp` (and `dtype`, given by name, e.g. "float64"), in place; returns self."""
+        for _, layer in self.named_layers():
+            for name, array in layer.params.items():
+                layer.params[name] = xp.asarray(to_numpy(array), dtype=getattr(xp, dtype or str(to_numpy(array).dtype)))
+        return self
+
+    def load(self, arrays):
+        """Copy {dotted name: host array} into the parameters. Every name and shape must match; nothing is changed otherwise."""
+        own = self.named_params()
+        wrong = [f"missing {n}" for n in sorted(own.keys() - arrays.keys())]
+        wrong += [f"unexpected {n}" for n in sorted(arrays.keys() - own.keys())]
+        wrong += [
+            f"{n} has shape {tuple(arrays[n].shape)}, expected {tuple(own[n].shape)}"
+            for n in sorted(own.keys() & arrays.keys())
+            if tuple(arrays[n].shape) != tuple(own[n].shape)
+        ]
+        if wrong:
+            more = f" (and {len(wrong) - 5} more)" if len(wrong) > 5 else ""
+            raise InputError(f"parameters do not fit the model: {'; '.join(wrong[:5])}{more}")
+        for name, array in own.items():
+            array[...] = asarray_like(arrays[name], array)
+
+
+def add_grads(total, grads):
+    """Sum two gradient dictionaries into `total` ({} to start with): gradients of shards and of repeated uses add."""
+    for name, grad in grads.items():
+        total[name] = total[name] + grad if name in total else grad
+    return total
+
+
+class Linear(Layer):
+    """y = x W^T + b. weight (d_out, d_in), bias (d_out,) or None; see `functional.linear` for the derivation."""
+
+    def __init__(self, weight, bias=None):
+        if weight.ndim != 2 or (bias is not None and tuple(bias.shape) != (weight.shape[0],)):
+            raise InputError(f"expected weight (d_out, d_in) and bias (d_out,); got {weight.shape} and {getattr(bias, 'shape', None)}")
+        array_namespace(weight, bias)
+        super().__init__({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
+
+    @classmethod
+    def random(cls, d_in, d_out, rng):
+        """Uniform(+-1 / sqrt(d_in)) weight and bias in float32, the field's default (He et al. 2015, arXiv:1502.01852, a = sqrt 5)."""
+        bound = d_in**-0.5
+        return cls(rng.uniform(-bound, bound, (d_out, d_in)).astype("f4"), rng.uniform(-bound, bound, d_out).astype("f4"))
+
+    def forward(self, x, rng=None):
+        return F.linear(x, self.params["weight"], self.params.get("bias"))
+
+    def backward(self, dout, cache, need_dx=True):
+        dx, dweight, dbias = F.linear_backward(dout, cache, self.needs(need_dx))
+        return dx, {n: g for n, g in (("weight", dweight), ("bias", dbias)) if g is not None}
+
+
+class LayerNorm(Layer):
+    """weight * (x - mean) / sqrt(var + eps) + bias along the last axis; see `functional.layer_norm`."""
+
+    def __init__(self, weight, bias, eps=1e-5):
+        super().__init__({"weight": weight, "bias": bias})
+        self.eps = eps
+
+    def forward(self, x, rng=None):
+        return F.layer_norm(x, self.params["weight"], self.params["bias"], self.eps)
+
+    def backward(self, dout, cache, need_dx=True):
+        dx, dweight, dbias = F.layer_norm_backward(dout, cache, self.needs(need_dx))
+        return dx, {n: g for n, g in (("weight", dweight), ("bias", dbias)) if g is not None}
+
+
+class Activation(Layer):
+    """Elementwise y = g(x): "relu", "gelu" (erf), "gelu_tanh" or "silu"."""
+
+    def __init__(self, name):
+        super().__init__()
+        if name not in F.ACTIVATIONS:
+            raise InputError(f"unknown activation {name!r}; expected one of {', '.join(F.ACTIVATIONS)}")
+        self.name = name
+
+    def forward(self, x, rng=None):
+        return F.ACTIVATIONS[self.name](x)
+
+    def backward(self, dout, cache, need_dx=True):
+        return (F.activation_backward(dout, cache) if need_dx else None), {}
+
+
+class Softmax(Layer):
+    """Softmax along the last axis."""
+
+    def forward(self, x, rng=None):
+        return F.softmax(x)
+
+    def backward(self, dout, cache, need_dx=True):
+        return (F.softmax_backward(dout, cache) if need_dx else None), {}
+
+
+class Sequential(Layer):
+    """Children one after another. The backward pass stops below the lowest child that has anything to train."""
+
+    def __init__(self, children):
+        super().__init__(children=children)
+
+    def forward(self, x, rng=None):
+        caches = []
+        for child in self.children.values():
+            x, cache = child.forward(x, rng)
+            caches.append(cache)
+        return x, caches
+
+    def backward(self, dout, caches, need_dx=True):
+        names = list(self.children)
+        lowest = 0 if need_dx else next((i for i, n in enumerate(names) if self.children[n].trainable_params()), len(names))
+        grads = {}
+        for i in range(len(names) - 1, lowest - 1, -1):
+            dout, own = self.children[names[i]].backward(dout, caches[i], need_dx or i > lowest)
+            grads |= {f"{names[i]}.{name}": grad for name, grad in own.items()}
+        return (dout if need_dx else None), grads

@@ -1,0 +1,44 @@
+"""A multi-layer perceptron: linear layers with an activation between them."""
+
+from .. import functional as F
+from ..errors import InputError
+from ..layers import Activation, Linear, Sequential
+
+
+class MLP(Sequential):
+    """x -> fc1 -> act1 -> fc2 -> ... -> logits. The smallest model on which every question about LoRA can be asked."""
+
+    def __init__(self, sizes, activation="gelu_tanh", rng=None):
+        """sizes: widths from input to output, e.g. (64, 128, 128, 10). rng: numpy Generator for the weights."""
+        if len(sizes) < 2 or rng is None:
+            raise InputError(f"expected at least two sizes and a numpy Generator; got sizes={sizes}, rng={rng}")
+        children = {}
+        for i, (d_in, d_out) in enumerate(zip(sizes, sizes[1:], strict=False), start=1):
+            children[f"fc{i}"] = Linear.random(d_in, d_out, rng)
+            if i < len(sizes) - 1:
+                children[f"act{i}"] = Activation(activation)
+        super().__init__(children)
+
+    def loss_and_grad(self, x, labels, rng=None):
+        """Cross entropy (nats) and the gradients of the trainable parameters. x (N, d), labels (N,)."""
+        logits, cache = self.forward(x, rng)
+        loss, loss_cache = F.softmax_cross_entropy(logits, labels)
+        _, grads = self.backward(F.softmax_cross_entropy_backward(1.0, loss_cache), cache, need_dx=False)
+        return loss, grads
+
+    def inputs_of(self, x):
+        """{linear layer's path: its input activations (N, d_in)} for a batch x: what activation-aware truncation weighs errors by."""
+        inputs = {}
+        for name, child in self.children.items():
+            if "weight" in child.params:
+                inputs[name] = x
+            x, _ = child.forward(x)
+        return inputs
+
+
+def evaluate(model, x, labels):
+    """(mean cross entropy in nats, accuracy in 0 .. 1) on x (N, d), labels (N,), as Python floats."""
+    logits, _ = model.forward(x)
+    loss, (p, _) = F.softmax_cross_entropy(logits, labels)
+    hits = p.argmax(axis=-1) == labels if hasattr(p, "argmax") else None
+    return float(loss), float(hits.mean())

@@ -1,0 +1,136 @@
+"""Optimizers over {name: array}, learning-rate schedules, gradient clipping. Arrays are updated in place.
+
+Bias corrections and rates are Python floats, so float32 parameters stay float32.
+"""
+
+import math
+
+from .backend import array_namespace
+from .errors import InputError, NonFiniteError
+
+
+class Optimizer:
+    """Base class: `slots` names the arrays kept per parameter; `state` is {slot: {name: array}}; `step_count` counts steps."""
+
+    slots = ()
+
+    def __init__(self, lr, weight_decay=0.0):
+        for name, value in (("lr", lr), ("weight_decay", weight_decay)):
+            if not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
+                raise InputError(f"{name} must be a finite number >= 0; got {value!r}")
+        self.lr, self.weight_decay, self.step_count = lr, weight_decay, 0
+        self.state = {slot: {} for slot in self.slots}
+
+    def step(self, params, grads, lr_factor=1.0):
+        """Update each params[name] in place from grads[name], with learning rate lr * lr_factor."""
+        if params.keys() != grads.keys():
+            raise InputError(f"parameters and gradients differ: {sorted(params.keys() ^ grads.keys())}")
+        self.step_count += 1
+        for name, param in params.items():
+            for slot in self.slots:
+                if name not in self.state[slot]:
+                    self.state[slot][name] = array_namespace(param).zeros_like(param)
+            self.update(name, param, grads[name], self.lr * lr_factor)
+
+    def update(self, name, param, grad, lr):
+        """Change `param` in place."""
+        raise NotImplementedError
+
+
+class SGD(Optimizer):
+    """v <- momentum v + (g + weight_decay p);  p <- p - lr v."""
+
+    slots = ("velocity",)
+
+    def __init__(self, lr, momentum=0.0, weight_decay=0.0):
+        super().__init__(lr, weight_decay)
+        if not 0 <= momentum < 1:
+            raise InputError(f"momentum must be in [0, 1); got {momentum!r}")
+        self.momentum = momentum
+
+    def update(self, name, param, grad, lr):
+        v = self.state["velocity"][name]
+        v *= self.momentum
+        v += grad
+        if self.weight_decay:
+            v += self.weight_decay * param
+        param -= lr * v
+
+
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv:1711.05101; Kingma and Ba 2015, arXiv:1412.6980).
+
+        m <- b1 m + (1 - b1) g        v <- b2 v + (1 - b2) g^2
+        p <- p (1 - lr weight_decay) - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
+    """
+
+    slots = ("m", "v")
+
+    def __init__(self, lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
+        super().__init__(lr, weight_decay)
+        if not all(0 <= b < 1 for b in betas):
+            raise InputError(f"betas must be in [0, 1); got {betas!r}")
+        self.betas, self.eps = betas, eps
+
+    def update(self, name, param, grad, lr):
+        (b1, b2), t = self.betas, self.step_count
+        m, v = self.state["m"][name], self.state["v"][name]
+        m *= b1
+        m += (1 - b1) * grad
+        v *= b2
+        v += (1 - b2) * (grad * grad)
+        if self.weight_decay:
+            param *= 1 - lr * self.weight_decay
+        root = array_namespace(v).sqrt(v)
+        param -= (lr / (1 - b1**t)) * m / (root / math.sqrt(1 - b2**t) + self.eps)
+
+
+OPTIMIZERS = {"sgd": SGD, "adamw": AdamW}
+
+
+# ---- schedules: factor of the learning rate at a step, 0 <= step < total ----------------------------------------------
+
+SCHEDULES = {
+    "constant": lambda progress: 1.0,
+    "linear": lambda progress: 1.0 - progress,
+    "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
+}
+
+
+def schedule(name, total, warmup=0):
+    """step -> factor: linear warm-up from 1 / warmup to 1 over `warmup` steps, then "constant", "linear" or "cosine" to 0 at `total`."""
+    if name not in SCHEDULES:
+        raise InputError(f"unknown schedule {name!r}; expected one of {', '.join(SCHEDULES)}")
+    if not 0 <= warmup <= total:
+        raise InputError(f"warmup must be between 0 and the {total} steps of the run; got {warmup}")
+
+    def factor(step):
+        if step < warmup:
+            return (step + 1) / warmup
+        return SCHEDULES[name]((step - warmup) / max(1, total - warmup))
+
+    return factor
+
+
+# ---- gradients -------------------------------------------------------------------------------------------------------
+
+
+def grad_norm(grads):
+    """Euclidean norm over all gradients, a Python float. Raises NonFiniteError naming the first gradient that is not finite.
+
+    A gradient so large that its square overflows its dtype counts as not finite: AdamW could not store the square.
+    """
+    squares = {name: float(array_namespace(g).sum(g * g)) for name, g in grads.items()}
+    for name, square in squares.items():
+        if not math.isfinite(square):
+            raise NonFiniteError(f"the gradient of {name} is not finite (NaN, Inf, or too large to square)")
+    return math.sqrt(sum(squares.values()))
+
+
+def clip_grad_norm(grads, max_norm):
+    """Scale all gradients, in place, so that their common norm is at most `max_norm`; None leaves them. Returns the norm before."""
+    norm = grad_norm(grads)
+    if max_norm is not None and norm > max_norm:
+        for grad in grads.values():
+            grad *= max_norm / norm
+    return norm
