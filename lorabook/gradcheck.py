@@ -49,23 +49,24 @@ def relative_error(got, want):
     return float(np.max(np.abs(got - want), initial=0.0)) / (scale or 1.0)
 
 
-def check_layer(layer, x, rng, method="complex"):
+def check_layer(layer, x, rng, method="complex", dropout_seed=None):
     """{name: relative error} of `layer.backward` for the input "x" and every trainable parameter.
 
     layer: a NumPy layer or model with `forward` and `backward`; it is not changed. x: float64 array or integer ids
     (then dx is not checked). rng: numpy Generator for dout. method: "complex" (smooth layers; expect below 1e-11) or
-    "central" (kinks such as ReLU; expect below 1e-6). A missing, extra or misshapen gradient counts as infinitely wrong.
+    "central" (kinks such as ReLU; expect below 1e-6). dropout_seed: check the training pass, with the dropout masks
+    that this seed draws (default: the evaluation pass, without dropout). A missing, extra or misshapen gradient counts as infinitely wrong.
     """
     derivative, dtype = METHODS[method], "complex128" if method == "complex" else "float64"
     layer = copy.deepcopy(layer).to(np, "float64")
-    y, cache = layer.forward(x)
+    y, cache = _forward(layer, x, dropout_seed)
     dout = rng.standard_normal(y.shape)
     dx, grads = layer.backward(dout, cache)
     probe = copy.deepcopy(layer).to(np, dtype)
     params = probe.trainable_params()
 
     def loss(x):
-        return np.sum(dout * probe.forward(x)[0])
+        return np.sum(dout * _forward(probe, x, dropout_seed)[0])
 
     def loss_of(array):
         def f(value):
@@ -84,6 +85,10 @@ def check_layer(layer, x, rng, method="complex"):
             errors[name] = _error(grads[name], derivative(loss_of(array), original.real))
             array[...] = original
     return errors
+
+
+def _forward(layer, x, dropout_seed):
+    return layer.forward(x, None if dropout_seed is None else np.random.default_rng(dropout_seed))
 
 
 def _error(got, want):

@@ -126,7 +126,7 @@ class LoRALinear(Layer):
     def _merges(self, x):
         """Whether forward takes the merged contraction order for this x."""
         d_out, d_in = self.params["weight"].shape
-        return self.order == "merged" or self.order == "auto" and merging_is_cheaper(math.prod(x.shape[:-1]), d_in, d_out)
+        return self.order == "merged" or (self.order == "auto" and merging_is_cheaper(math.prod(x.shape[:-1]), d_in, d_out))
 
     def forward(self, x, rng=None):
         W, b, A, B = (self.params.get(name) for name in ("weight", "bias", "lora_A", "lora_B"))

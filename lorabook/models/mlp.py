@@ -1,6 +1,9 @@
 """A multi-layer perceptron: linear layers with an activation between them."""
 
+import itertools
+
 from .. import functional as F
+from ..backend import array_namespace
 from ..errors import InputError
 from ..layers import Activation, Linear, Sequential
 
@@ -13,7 +16,7 @@ class MLP(Sequential):
         if len(sizes) < 2 or rng is None:
             raise InputError(f"expected at least two sizes and a numpy Generator; got sizes={sizes}, rng={rng}")
         children = {}
-        for i, (d_in, d_out) in enumerate(zip(sizes, sizes[1:], strict=False), start=1):
+        for i, (d_in, d_out) in enumerate(itertools.pairwise(sizes), start=1):
             children[f"fc{i}"] = Linear.random(d_in, d_out, rng)
             if i < len(sizes) - 1:
                 children[f"act{i}"] = Activation(activation)
@@ -35,10 +38,9 @@ class MLP(Sequential):
             x, _ = child.forward(x)
         return inputs
 
-
-def evaluate(model, x, labels):
-    """(mean cross entropy in nats, accuracy in 0 .. 1) on x (N, d), labels (N,), as Python floats."""
-    logits, _ = model.forward(x)
-    loss, (p, _) = F.softmax_cross_entropy(logits, labels)
-    hits = p.argmax(axis=-1) == labels if hasattr(p, "argmax") else None
-    return float(loss), float(hits.mean())
+    def evaluate(self, x, labels):
+        """(mean cross entropy in nats, accuracy in 0 .. 1) on x (N, d), labels (N,), as Python floats."""
+        logits, _ = self.forward(x)
+        xp = array_namespace(logits, labels)
+        loss, _ = F.softmax_cross_entropy(logits, labels)
+        return float(loss), float(xp.mean(xp.astype(xp.argmax(logits, axis=-1) == labels, logits.dtype)))
