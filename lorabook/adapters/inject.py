@@ -4,7 +4,8 @@ import numpy as np
 
 from ..errors import InputError
 from ..layers import Linear
-from .lora import LoRALinear, check_rank
+from ..low_rank import check_rank
+from .lora import LoRALinear
 
 
 def _children(model):

@@ -1,7 +1,6 @@
 """LoRA: a frozen linear layer plus a trainable low-rank update (Hu et al. 2021, arXiv:2106.09685)."""
 
 import math
-import operator
 
 import numpy as np
 
@@ -9,19 +8,9 @@ from .. import functional as F
 from ..backend import array_namespace, asarray_like
 from ..errors import InputError
 from ..layers import Layer
+from ..low_rank import check_rank
 
 INITIALISATIONS = (True, "gaussian", False)
-
-
-def check_rank(r, d_out, d_in, where="this layer"):
-    """r as an int, or InputError: a rank is an integer from 1 to min(d_out, d_in)."""
-    try:
-        r = operator.index(r) if not isinstance(r, bool) else None
-    except TypeError:
-        r = None
-    if r is None or not 1 <= r <= min(d_out, d_in):
-        raise InputError(f"r must be an integer from 1 to min(d_out, d_in) = {min(d_out, d_in)} for {where} ({d_out} x {d_in}); got {r!r}")
-    return r
 
 
 def check_scaling(r, lora_alpha, use_rslora):

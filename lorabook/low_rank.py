@@ -1,0 +1,204 @@
+"""How good can a rank-r matrix be? SVD truncation, weighed by the weights or by the activations, for every r at once.
+
+W is (d_out, d_in), as in `y = x W^T`. A rank-r matrix W_r = B A has B (d_out, r), A (r, d_in). All curves are float64
+NumPy arrays indexed by r = 0 .. min(d_out, d_in).
+"""
+
+import math
+import operator
+from dataclasses import dataclass
+
+import numpy as np
+
+from .backend import array_namespace, asarray_like, to_numpy
+from .errors import InputError
+
+
+def check_rank(r, d_out, d_in, where="this matrix"):
+    """r as an int, or InputError: a rank is an integer from 1 to min(d_out, d_in)."""
+    try:
+        number = 0 if isinstance(r, bool) else operator.index(r)
+    except TypeError:
+        number = 0
+    if not 1 <= number <= min(d_out, d_in):
+        raise InputError(f"r must be an integer from 1 to min(d_out, d_in) = {min(d_out, d_in)} for {where} ({d_out} x {d_in}); got {r!r}")
+    return number
+
+
+def check_matrix(W, what="matrix"):
+    """Raise InputError unless W is a finite, non-empty 2-D floating-point array."""
+    xp = array_namespace(W)
+    if W.ndim != 2 or 0 in W.shape or not xp.isdtype(W.dtype, "real floating"):
+        raise InputError(f"{what} must be a non-empty 2-D floating-point array; got shape {tuple(W.shape)}, dtype {W.dtype}")
+    if not xp.all(xp.isfinite(W)):
+        raise InputError(f"{what} contains NaN or Inf; remove those entries first")
+
+
+def svd(W):
+    """U (d_out, n), s (n,) descending, Vt (n, d_in) with W = U diag(s) Vt and n = min(d_out, d_in)."""
+    check_matrix(W)
+    return array_namespace(W).linalg.svd(W, full_matrices=False)
+
+
+def truncated_svd(W, r):
+    """U (d_out, r), s (r,), Vt (r, d_in): the best rank-r approximation (Eckart and Young 1936) in Frobenius and spectral norm."""
+    r = check_rank(r, *W.shape)
+    U, s, Vt = svd(W)
+    return U[:, :r], s[:r], Vt[:r, :]
+
+
+# ---- one SVD, every rank ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """Best approximations of every rank from one SVD, with the exact error of each.
+
+    The factors are nested: those of rank r are the first r columns of B (d_out, n) and the first r rows of A (n, d_in).
+    errors[r] is the error at rank r, in the norm that the truncation minimises.
+    """
+
+    B: object
+    A: object
+    errors: np.ndarray
+
+    def weight(self, r):
+        """W_r = B[:, :r] A[:r], (d_out, d_in); r = 0 gives zeros."""
+        return self.B[:, :r] @ self.A[:r, :]
+
+
+def truncate(W):
+    """The Truncation of least ||W - W_r||_F: B = U diag(s), A = Vt. No other rank-r matrix is closer."""
+    U, s, Vt = svd(W)
+    return Truncation(U * s, Vt, rank_errors(s))
+
+
+def truncate_for_inputs(W, R):
+    """The Truncation of least ||X (W - W_r)^T||_F: closest where the inputs X (N, d_in) are, not everywhere.
+
+    R = `activation_factor(X)`, any matrix with R^T R = X^T X. Then for every E (d_out, d_in)
+
+        ||X E^T||_F^2 = tr(E X^T X E^T) = ||E R^T||_F^2
+
+    so W_r R^T should be the best rank-r approximation of W R^T = U diag(s) V^T, which is U_r U_r^T (W R^T). The matrix
+    W_r = U_r U_r^T W attains it: B = U, A = U^T W, errors[r]^2 = sum_{i > r} s_i^2. No system with R is solved, so a
+    rank-deficient X does no harm. (Hsu et al., DRONE, NeurIPS 2021, and Wang et al., SVD-LLM, arXiv:2403.07378, give the
+    optimum with an inverse of R; it is the same matrix wherever that inverse exists.)
+    """
+    check_matrix(W, "weight")
+    if R.ndim != 2 or R.shape[1] != W.shape[1]:
+        raise InputError(f"R must have d_in = {W.shape[1]} columns, like the weight {tuple(W.shape)}; got shape {tuple(R.shape)}")
+    U, s, _ = svd(W @ R.T)
+    n = min(W.shape)
+    if U.shape[1] < n:  # fewer inputs than dimensions: W_r is exact on them from r = N on, and stays the same
+        return Truncation(U, U.T @ W, np.concatenate([rank_errors(s), np.zeros(n - U.shape[1])]))
+    return Truncation(U, U.T @ W, rank_errors(s))
+
+
+def activation_factor(batches):
+    """R (min(N, d), d) with R^T R = X^T X for the rows X of all batches (N_i, d), by a QR of one batch after another.
+
+    X^T X itself is never formed: its condition number is the square of that of X.
+    """
+    R = None
+    for X in batches:
+        check_matrix(X, "activations")
+        xp = array_namespace(X, R)
+        R = xp.linalg.qr(X if R is None else xp.concat([R, X], axis=0), mode="reduced")[1]
+    if R is None:
+        raise InputError("activation_factor needs at least one batch of activations; got none")
+    return R
+
+
+def rank_errors(s, norm="frobenius"):
+    """Error of the best approximation of each rank r = 0 .. n, from the singular values s (n,) alone.
+
+    Frobenius: sqrt(sum_{i > r} s_i^2), summed from the smallest up, so that nothing cancels. Spectral: s_{r + 1}.
+    """
+    s = to_numpy(s).astype(np.float64)
+    if norm == "spectral":
+        return np.append(s, 0.0)
+    if norm != "frobenius":
+        raise InputError(f"norm must be frobenius or spectral; got {norm!r}")
+    return np.append(np.sqrt(np.cumsum(s[::-1] ** 2)[::-1]), 0.0)
+
+
+# ---- randomized SVD --------------------------------------------------------------------------------------------------
+
+
+def range_finder(W, size, power_iterations=0, rng=None):
+    """Orthonormal Q (d_out, size) that nearly spans the leading left singular vectors of W (Halko et al. 2011, arXiv:0909.4061).
+
+    Y = (W W^T)^q W Omega with a Gaussian Omega (d_in, size). A QR between the products keeps the small directions from
+    drowning in rounding error. rng: numpy Generator (default: seed 0).
+    """
+    check_matrix(W)
+    check_rank(size, *W.shape, where="the range finder, size = r + oversampling")
+    qr = array_namespace(W).linalg.qr
+    rng = np.random.default_rng(0) if rng is None else rng
+    Q, _ = qr(W @ asarray_like(rng.standard_normal((W.shape[1], size)), W), mode="reduced")
+    for _ in range(power_iterations):
+        Q, _ = qr(W.T @ Q, mode="reduced")  # (d_in, size)
+        Q, _ = qr(W @ Q, mode="reduced")  # (d_out, size)
+    return Q
+
+
+def randomized_svd(W, r, oversampling=10, power_iterations=2, rng=None):
+    """Approximate `truncated_svd` from a few matrix products: U (d_out, r), s (r,), Vt (r, d_in).
+
+    Cost about (2 q + 2) 2 d_out d_in (r + oversampling) FLOPs; an SVD needs order d_out d_in min(d_out, d_in).
+    """
+    r = check_rank(r, *W.shape)
+    Q = range_finder(W, min(r + oversampling, *W.shape), power_iterations, rng)
+    U, s, Vt = svd(Q.T @ W)  # (size, d_in): small
+    return (Q @ U)[:, :r], s[:r], Vt[:r, :]
+
+
+def range_finder_bound(s, r, oversampling, power_iterations=0, norm="spectral"):
+    """Upper bound on the mean over Omega of ||W - Q Q^T W|| for Q of r + oversampling columns, from the singular values s.
+
+    With p = oversampling >= 2, tail(a) = (sum_{i > r} s_i^a)^(1/2), and z = 2 q + 1 (Halko et al. 2011, theorems 10.5, 10.6,
+    corollary 10.10):
+
+        Frobenius, q = 0:   (1 + r / (p - 1))^(1/2) tail(2)
+        spectral:           ((1 + (r / (p - 1))^(1/2)) s_{r+1}^z + (e (r + p)^(1/2) / p) tail(2 z))^(1 / z)
+    """
+    s, p = to_numpy(s).astype(np.float64), oversampling
+    if p < 2 or (norm == "frobenius" and power_iterations):
+        raise InputError(f"the bound needs oversampling >= 2, in the Frobenius norm power_iterations = 0; got {p}, {power_iterations}")
+    if norm == "frobenius":
+        return math.sqrt(1 + r / (p - 1)) * rank_errors(s)[r]
+    z = 2 * power_iterations + 1
+    first = (1 + math.sqrt(r / (p - 1))) * rank_errors(s, "spectral")[r] ** z
+    return float((first + math.e * math.sqrt(r + p) / p * rank_errors(s**z)[r]) ** (1 / z))
+
+
+# ---- PCA, and what rank means for a matrix ---------------------------------------------------------------------------
+
+
+def pca(X, r):
+    """Principal components of the rows of X (N, d): mean (d,), components (r, d), variances (r,) with divisor N - 1.
+
+    PCA is the SVD of X - mean, not of X: it describes how the rows differ from each other, an SVD how they differ from 0.
+    """
+    xp = array_namespace(X)
+    mean = xp.mean(X, axis=0)
+    _, s, Vt = truncated_svd(X - mean, r)
+    return mean, Vt, s**2 / (X.shape[0] - 1)
+
+
+def stable_rank(s):
+    """||W||_F^2 / ||W||_2^2 = sum s_i^2 / s_1^2: a rank that small singular values hardly move; between 1 and the rank."""
+    s = to_numpy(s).astype(np.float64)
+    return float(np.sum(s**2) / s[0] ** 2) if s[0] > 0 else 0.0
+
+
+def energy_rank(s, energy=0.9):
+    """The smallest r whose best approximation keeps this share of ||W||_F^2."""
+    lost = rank_errors(s) ** 2
+    return int(np.argmax(lost <= (1 - energy) * lost[0]))
+
+
+def break_even_rank(d_out, d_in):
+    """d_out d_in / (d_out + d_in): below this rank two factors store fewer numbers than the matrix."""
+    return d_out * d_in / (d_out + d_in)
