@@ -21,15 +21,20 @@ class Optimizer:
         self.lr, self.weight_decay, self.step_count = lr, weight_decay, 0
         self.state = {slot: {} for slot in self.slots}
 
+    def prepare(self, params):
+        """Create the state of every parameter that has none yet, as zeros."""
+        for slot in self.slots:
+            for name, param in params.items():
+                if name not in self.state[slot]:
+                    self.state[slot][name] = array_namespace(param).zeros_like(param)
+
     def step(self, params, grads, lr_factor=1.0):
         """Update each params[name] in place from grads[name], with learning rate lr * lr_factor."""
         if params.keys() != grads.keys():
             raise InputError(f"parameters and gradients differ: {sorted(params.keys() ^ grads.keys())}")
+        self.prepare(params)
         self.step_count += 1
         for name, param in params.items():
-            for slot in self.slots:
-                if name not in self.state[slot]:
-                    self.state[slot][name] = array_namespace(param).zeros_like(param)
             self.update(name, param, grads[name], self.lr * lr_factor)
 
     def update(self, name, param, grad, lr):

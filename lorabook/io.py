@@ -1,0 +1,167 @@
+"""Files: atomic writing, safetensors, checkpoints, PEFT adapter folders. Nothing is unpickled, nothing in a file is executed."""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from .backend import to_numpy
+from .errors import FormatError, InputError
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+TEMPORARY = ".lorabook-"
+
+
+def prepare_folder(path):
+    """Create the output folder and make sure that it can be written to, before any work is done. Removes what a killed run left half-written."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write to the output folder {path}: {error.strerror}. Choose another one with --out") from None
+    for leftover in path.glob(f"{TEMPORARY}*"):
+        leftover.unlink(missing_ok=True)
+    return path
+
+
+def write_atomic(path, data):
+    """Write bytes or text so that `path` holds either what it held before or all of `data`, whatever happens in between.
+
+    Temporary file in the same folder, fsync, rename, fsync of the folder: safe against kill -9 and against power loss.
+    """
+    path = Path(path)
+    data = data.encode() if isinstance(data, str) else data
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    if os.name == "posix":  # a folder cannot be opened on Windows; there the rename itself is journalled
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+# ---- safetensors -----------------------------------------------------------------------------------------------------
+
+DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?"}
+
+
+def read_safetensors(path):
+    """({name: NumPy array}, metadata) of a safetensors file. bfloat16 becomes float32, which holds it exactly.
+
+    Raises FormatError unless the header, every shape and every offset fit the bytes that the file really has.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    try:
+        entries = safetensors.deserialize(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    except (safetensors.SafetensorError, ValueError, RecursionError) as error:
+        raise FormatError(f"{path} is not a valid safetensors file ({error}); it may be truncated or damaged. Fetch or write it again") from None
+    return {name: _array(path, name, entry) for name, entry in entries}, header.get("__metadata__", {})
+
+
+def _array(path, name, entry):
+    if entry["dtype"] == "BF16":
+        bits = np.frombuffer(entry["data"], "<u2").astype(np.uint32) << 16
+        return bits.view(np.float32).reshape(entry["shape"])
+    if entry["dtype"] not in DTYPES:
+        raise FormatError(f"{path}: tensor {name} has dtype {entry['dtype']}; expected one of {', '.join([*DTYPES, 'BF16'])}")
+    return np.frombuffer(entry["data"], DTYPES[entry["dtype"]]).reshape(entry["shape"])
+
+
+def write_safetensors(path, arrays, metadata=None):
+    """Write {name: array} of any backend, atomically."""
+    write_atomic(path, safetensors.numpy.save({n: np.ascontiguousarray(to_numpy(a)) for n, a in arrays.items()}, metadata))
+
+
+def fingerprint(arrays, text=""):
+    """sha256 over names, dtypes, shapes and bytes of {name: array}, and `text`."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(to_numpy(arrays[name]))
+        digest.update(f"|{name}|{array.dtype.str}|{array.shape}|".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+# ---- checkpoints: one safetensors file with a checksum over everything in it -------------------------------------------
+
+
+def write_checkpoint(path, arrays, state):
+    """Write arrays and a JSON-able `state` as one verified safetensors file, atomically."""
+    text = json.dumps(state, sort_keys=True)
+    write_safetensors(path, arrays, {"lorabook": text, "sha256": fingerprint(arrays, text)})
+
+
+def read_checkpoint(path):
+    """(arrays, state) of `write_checkpoint`. Raises FormatError if a single bit differs from what was written."""
+    arrays, metadata = read_safetensors(path)
+    if metadata.keys() != {"lorabook", "sha256"}:
+        raise FormatError(f"{path} is not a lorabook checkpoint; expected metadata lorabook and sha256, got {sorted(metadata) or 'none'}")
+    if fingerprint(arrays, metadata["lorabook"]) != metadata["sha256"]:
+        raise FormatError(f"{path} is damaged: its sha256 does not match its content. Restore it from a copy, or start again without --resume")
+    return arrays, json.loads(metadata["lorabook"])
+
+
+# ---- PEFT adapter folders --------------------------------------------------------------------------------------------
+
+
+def save_adapter(folder, model, config, base_model=None):
+    """Write the model's LoRA factors as a PEFT adapter folder: adapter_model.safetensors and adapter_config.json.
+
+    model: has adapters from `inject(model, config)`. base_model: name or path of the base model, for the reader.
+    """
+    factors = {}
+    for name, array in model.named_params().items():
+        path, _, kind = name.rpartition(".")
+        if kind in ("lora_A", "lora_B"):
+            factors[f"base_model.model.{path}.{kind}.weight"] = array
+    options = {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": base_model,
+        "inference_mode": True,
+        "r": config.r,
+        "lora_alpha": config.lora_alpha,
+        "use_rslora": config.use_rslora,
+        "use_dora": False,
+        "lora_dropout": config.lora_dropout,
+        "init_lora_weights": config.init_lora_weights,
+        "target_modules": config.target_modules if isinstance(config.target_modules, str) else sorted(config.target_modules),
+        "rank_pattern": dict(config.rank_pattern),
+        "alpha_pattern": dict(config.alpha_pattern),
+        "fan_in_fan_out": False,
+        "bias": "none",
+        "modules_to_save": None,
+    }
+    write_safetensors(Path(folder) / "adapter_model.safetensors", factors, {"format": "pt"})
+    write_atomic(Path(folder) / "adapter_config.json", json.dumps(options, indent=2, sort_keys=True) + "\n")

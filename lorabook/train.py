@@ -1,0 +1,145 @@
+"""The loop: batch -> loss and gradients -> optimizer; history, progress bar, checkpoint and resume."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from .backend import array_namespace, asarray_like, to_numpy
+from .environment import environment
+from .errors import FormatError, InputError, NonFiniteError
+from .io import fingerprint, read_checkpoint, write_checkpoint
+from .optim import clip_grad_norm, schedule
+
+HISTORY = ("loss", "lr", "grad_norm")
+
+
+def train(
+    model,
+    batches,
+    optimizer,
+    *,
+    epochs,
+    lr_schedule="cosine",
+    warmup=0,
+    max_grad_norm=None,
+    seed=0,
+    checkpoint=None,
+    checkpoint_every=100,
+    resume=False,
+    description=None,
+    progress=False,
+):
+    """Train the model's trainable parameters in place; returns the history, a list of {step, epoch, loss, lr, grad_norm}.
+
+    model: a Layer with `loss_and_grad(x, y, rng)`. batches: `len` steps an epoch, `at(step)`. seed: drives dropout, by
+    step, so that a run depends on nothing that came before. checkpoint: path of the file written every
+    `checkpoint_every` steps and at the end; with `resume` a run continues from it and ends bit for bit where the
+    uninterrupted run ends. description: a JSON-able dict of what else defines the run; a checkpoint of another run is refused.
+
+    Raises NonFiniteError, naming the layer, before a NaN or Inf reaches the weights or the optimizer.
+    """
+    if epochs < 1 or checkpoint_every < 1:
+        raise InputError(f"epochs and checkpoint_every must be at least 1; got {epochs} and {checkpoint_every}")
+    total = epochs * len(batches)
+    factor = schedule(lr_schedule, total, warmup)
+    params = model.trainable_params()
+    if not params:
+        raise InputError("nothing to train: the model has no trainable parameters; inject adapters or call set_trainable first")
+    run = {
+        "steps": total, "batch_size": batches.batch_size, "batch_seed": batches.seed, "seed": seed, "lr_schedule": lr_schedule,
+        "warmup": warmup, "max_grad_norm": max_grad_norm, "optimizer": type(optimizer).__name__, "lr": optimizer.lr,
+        "weight_decay": optimizer.weight_decay, **(description or {}),
+    }  # fmt: skip
+    history = []
+    if checkpoint is not None:
+        frozen = {n: a for n, a in model.named_params().items() if n not in params}
+        run |= {"frozen_weights": fingerprint(frozen), "data": fingerprint({"x": batches.x, "y": batches.y})}
+        if resume and Path(checkpoint).exists():
+            history = _restore(checkpoint, run, params, optimizer)
+        elif not resume and Path(checkpoint).exists():
+            raise InputError(f"{checkpoint} exists already; pass --resume to continue that run, or choose another folder")
+
+    like = next(iter(params.values()))
+    for step in tqdm(range(len(history), total), initial=len(history), total=total, delay=2, disable=None if progress else True, unit="step"):
+        x, y = batches.at(step)
+        x, y = asarray_like(x, like), asarray_like(y, like, dtype=_label_dtype(y, like))
+        loss, grads = model.loss_and_grad(x, y, np.random.default_rng([seed, step]))
+        if not math.isfinite(loss := float(loss)):
+            raise NonFiniteError(f"step {step}: the loss is {loss}, first seen in the output of {_first_non_finite(model, x)}{ADVICE}")
+        try:
+            norm = clip_grad_norm(grads, max_grad_norm)
+        except NonFiniteError as error:
+            raise NonFiniteError(f"step {step}: {error}{ADVICE}") from None
+        optimizer.step(params, grads, factor(step))
+        history.append((loss, optimizer.lr * factor(step), norm))
+        if checkpoint is not None and ((step + 1) % checkpoint_every == 0 or step + 1 == total):
+            _save(checkpoint, run, params, optimizer, history)
+    return [{"step": i, "epoch": i // len(batches), **dict(zip(HISTORY, row, strict=True))} for i, row in enumerate(history)]
+
+
+ADVICE = ". Weights and optimizer state are as before this step. A lower learning rate, warm-up or max_grad_norm usually helps"
+
+
+def _label_dtype(y, like):
+    return None if np.issubdtype(y.dtype, np.floating) else array_namespace(like).int64
+
+
+def _first_non_finite(model, x):
+    """Path of the layer whose output is the first, in order of execution, to hold NaN or Inf."""
+    found, layers = [], dict(model.named_layers())
+
+    def watch(path, forward):
+        def watched(x, rng=None):
+            y, cache = forward(x, rng)
+            xp = array_namespace(y)
+            if not xp.all(xp.isfinite(y)):
+                found.append(path)
+            return y, cache
+
+        return watched
+
+    for path, layer in layers.items():
+        layer.forward = watch(path, layer.forward)
+    try:
+        model.forward(x)
+    finally:
+        for layer in layers.values():
+            del layer.forward
+    return f"layer {found[0]}" if found and found[0] else "the loss itself"
+
+
+# ---- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+def _arrays(params, optimizer):
+    """Everything a checkpoint restores, under names that cannot collide: the live arrays themselves."""
+    slots = {f"{slot}:{name}": a for slot, arrays in optimizer.state.items() for name, a in arrays.items()}
+    return {f"param:{name}": a for name, a in params.items()} | slots
+
+
+def _save(path, run, params, optimizer, history):
+    state = {"run": run, "step": optimizer.step_count, "environment": environment()}
+    write_checkpoint(path, _arrays(params, optimizer) | {"history": np.array(history)}, state)
+
+
+def _restore(path, run, params, optimizer):
+    """Copy a checkpoint into params and optimizer; returns its history. Everything is checked before anything is changed."""
+    arrays, state = read_checkpoint(path)
+    for key in sorted(run.keys() | state["run"].keys()):
+        if (came := state["run"].get(key)) != (expected := run.get(key)):
+            raise FormatError(f"{path} belongs to another run: its {key} is {came!r}, this run's is {expected!r}. Use the same options, or another folder")
+    optimizer.prepare(params)
+    own = _arrays(params, optimizer)
+    shapes = {name: tuple(a.shape) for name, a in arrays.items() if name != "history"}
+    if shapes != {name: tuple(a.shape) for name, a in own.items()}:
+        wrong = min(name for name in shapes.keys() | own.keys() if shapes.get(name) != tuple(getattr(own.get(name), "shape", ())))
+        expected = tuple(own[wrong].shape) if wrong in own else "no such tensor"
+        raise FormatError(f"{path} does not fit this model: {wrong} has shape {shapes.get(wrong, 'missing')}, expected {expected}")
+    for name, array in own.items():
+        array[...] = asarray_like(arrays[name], array)
+    optimizer.step_count = state["step"]
+    if state["environment"] != environment():
+        tqdm.write(f"note: {Path(path).name} was written with {state['environment']}; bits may differ from here on")
+    return [tuple(row) for row in to_numpy(arrays["history"]).tolist()]
