@@ -22,13 +22,15 @@ def _library(array):
 
 
 def array_namespace(*arrays):
-    """The module the arrays belong to, e.g. `numpy`; None entries are skipped. Raises TypeError for a mix or a non-array."""
+    """The module the arrays belong to, e.g. `numpy`; None is skipped. Raises TypeError for a mix or a non-array."""
     names = {_library(a) for a in arrays if a is not None}
     if len(names) == 1 and (name := names.pop()) in BACKENDS:
         return sys.modules[name]
     if not names <= set(BACKENDS):
         raise TypeError(f"expected arrays of {', '.join(BACKENDS)}; got {sorted(names) or [name]}")
-    raise TypeError(f"arrays of different backends in one call: {' and '.join(sorted(names))}; move one with layer.to(xp) or to_numpy")
+    raise TypeError(
+        f"arrays of different backends in one call: {' and '.join(sorted(names))}; move one by layer.to(xp) or to_numpy"
+    )
 
 
 def get_xp(name="numpy"):
@@ -72,8 +74,14 @@ def asarray_like(host, like, dtype=None):
 def check_float(array, what="array"):
     """Raise InputError unless `array` is float32 or float64 (complex is let through for complex-step checks)."""
     if (name := str(array.dtype).rpartition(".")[2]) not in ("float32", "float64", "complex64", "complex128"):
-        why = " (no BLAS multiplies half precision on a CPU: products would be orders of magnitude slower)" if name == "float16" else ""
-        raise InputError(f"{what} has dtype {name}{why}; expected float32 or float64. Convert it with .astype('float32')")
+        why = (
+            " (no BLAS multiplies half precision on a CPU: products would be orders of magnitude slower)"
+            if name == "float16"
+            else ""
+        )
+        raise InputError(
+            f"{what} has dtype {name}{why}; expected float32 or float64. Convert it with .astype('float32')"
+        )
 
 
 def fuse(function):
@@ -147,7 +155,7 @@ def gpu_problem():
     driver, installed = cuda_driver_version(), importlib.util.find_spec("cupy") is not None
     if driver is None:
         package = "cupy is installed, but" if installed else "cupy is not installed, and"
-        return f"{package} no NVIDIA driver with a GPU answers on this machine. Use --backend numpy, or install a driver first"
+        return f"{package} no NVIDIA driver with a GPU answers on this machine. Use --backend numpy"
     version, wheel = f"CUDA {driver[0]}.{driver[1]}", cupy_wheel(driver)
     if wheel is None:
         return f"the NVIDIA driver supports only {version}; cupy needs 12.0 or newer. Update the driver"
@@ -159,5 +167,7 @@ def gpu_problem():
         cupy.cuda.runtime.getDeviceCount()
         cupy.zeros(1).sum().get()
     except Exception as error:  # cupy reports a broken installation in many types; each becomes this one sentence
-        return f"cupy is installed and the driver answers ({version}), but the GPU does not compute: {error}. Try: pip install '{wheel}'"
+        return (
+            f"cupy is installed and the driver answers ({version}), but it fails: {error}. Try: pip install '{wheel}'"
+        )
     return None

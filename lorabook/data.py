@@ -24,10 +24,13 @@ class Task:
         for part in ("train", "test"):
             x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
             if len(x) != len(y) or len(x) == 0:
-                raise InputError(f"{self.name}: {len(x)} {part} rows but {len(y)} labels; expected as many, and at least one")
+                raise InputError(
+                    f"{self.name}: {len(x)} {part} rows but {len(y)} labels; expected as many, and at least one"
+                )
             bad = ~np.isfinite(x).all(axis=tuple(range(1, x.ndim)))
             if bad.any():
-                raise InputError(f"{self.name}: NaN or Inf in {bad.sum()} {part} row(s), the first is row {int(bad.argmax())}; drop or fill it")
+                where = f"{bad.sum()} of {len(x)} {part} rows, first in row {int(bad.argmax())}"
+                raise InputError(f"{self.name}: NaN or Inf in {where}; drop those rows or fill them in")
 
     @property
     def classes(self):
@@ -71,16 +74,18 @@ def digits(name="digits", seed=0, test_share=1 / 3):
     images, labels = load_digits(return_X_y=True)
     images = SHIFTS[name][1](images.reshape(-1, 8, 8) / 16)
     x = np.ascontiguousarray(images.reshape(-1, 64), dtype=np.float32)
-    x_train, x_test, y_train, y_test = train_test_split(x, labels.astype(np.int64), test_size=test_share, random_state=seed, stratify=labels)
+    x_train, x_test, y_train, y_test = train_test_split(
+        x, labels.astype(np.int64), test_size=test_share, random_state=seed, stratify=labels
+    )
     return Task(name, x_train, y_train, x_test, y_test)
 
 
-# ---- planted: linear regression whose best update of every rank is known ----------------------------------------------
+# ---- planted: linear regression whose best update of every rank is known ---------------------------------------------
 
 
 @dataclass(frozen=True)
 class Planted:
-    """y = x (W + delta)^T + noise: `weight` W (d_out, d_in) is the frozen base, `delta` of rank `rank` is to be found."""
+    """y = x (W + delta)^T + noise. `weight` W (d_out, d_in) is the frozen base; the low-rank `delta` is to be found."""
 
     weight: np.ndarray
     delta: np.ndarray
@@ -89,10 +94,14 @@ class Planted:
 
 
 def planted(d_out=24, d_in=32, rank=4, n=512, noise=0.0, condition=10.0, seed=0):
-    """A Planted problem in float64. The singular values of delta fall from 1 to 1/2; the inputs' standard deviations along
-    random orthogonal directions fall from 1 to 1 / condition. noise: standard deviation of the noise on y."""
+    """A Planted problem in float64, n rows.
+
+    The singular values of delta fall from 1 to 1/2; the inputs' standard deviations along random orthogonal directions
+    fall from 1 to 1 / condition. noise: standard deviation of the noise on y.
+    """
     if not 1 <= rank <= min(d_out, d_in) or condition < 1 or noise < 0 or n < 1:
-        raise InputError(f"expected 1 <= rank <= {min(d_out, d_in)}, condition >= 1, noise >= 0, n >= 1; got {rank}, {condition}, {noise}, {n}")
+        expected = f"1 <= rank <= {min(d_out, d_in)}, condition >= 1, noise >= 0, n >= 1"
+        raise InputError(f"expected {expected}; got {rank}, {condition}, {noise}, {n}")
     rng = np.random.default_rng(seed)
 
     def orthogonal(rows, columns):

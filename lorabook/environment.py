@@ -1,4 +1,4 @@
-"""What this machine computes with: versions, BLAS, threads. Goes into checkpoints, CSV headers and `lorabook doctor`."""
+"""What this machine computes with: versions, BLAS, threads. For checkpoints, CSV headers and `lorabook doctor`."""
 
 import importlib.metadata
 import platform
@@ -18,19 +18,35 @@ def version(package):
 def blas():
     """[{library, version, threads, architecture}] of the BLAS libraries loaded in this process."""
     return [
-        {"library": i["internal_api"], "version": i["version"], "threads": i["num_threads"], "architecture": i.get("architecture")}
+        {
+            "library": i["internal_api"],
+            "version": i["version"],
+            "threads": i["num_threads"],
+            "architecture": i.get("architecture"),
+        }
         for i in threadpool_info()
         if i["user_api"] == "blas"
     ]
 
 
 def environment():
-    """What the bits of a result depend on: same values, same bits; another BLAS or thread count only agrees to rounding."""
-    return {"lorabook": version("lorabook"), "python": platform.python_version(), "numpy": np.__version__, "blas": blas()[:1]}
+    """What the bits of a result depend on; with another BLAS or thread count, results agree only up to rounding."""
+    return {
+        "lorabook": version("lorabook"),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "blas": blas()[:1],
+    }
 
 
 def summary():
     """One line for the header of a CSV."""
     first = next(iter(blas()), {"library": "unknown BLAS", "version": ""})
     names = ("lorabook", "numpy", "scipy", "scikit-learn", "matplotlib")
-    return ", ".join([f"python {platform.python_version()}", *(f"{n} {version(n)}" for n in names), f"{first['library']} {first['version']}"])
+    return ", ".join(
+        [
+            f"python {platform.python_version()}",
+            *(f"{n} {version(n)}" for n in names),
+            f"{first['library']} {first['version']}",
+        ]
+    )

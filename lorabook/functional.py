@@ -1,4 +1,4 @@
-"""Forward and backward pairs. `y, cache = f(x, ...)`, then `f_backward(dout, cache)` returns the gradients.
+"""Forward and backward pairs: `y, cache = f(x, ...)`, then `f_backward(dout, cache)` returns the gradients.
 
 Each docstring derives its backward pass by differentials: write dL = <dout, dy>, insert dy, and read off the factor of
 each differential. Arrays are real, or complex in a complex-step check: so `.T` never conjugates, and shifts that only
@@ -23,7 +23,9 @@ def linear(x, weight, bias=None):
     """y = x W^T + b.  x (..., d_in), weight (d_out, d_in), bias (d_out,) or None -> y (..., d_out)."""
     xp = array_namespace(x, weight, bias)
     if x.shape[-1] != weight.shape[1]:
-        raise InputError(f"x has {x.shape[-1]} features (shape {tuple(x.shape)}); weight {tuple(weight.shape)} expects {weight.shape[1]}")
+        raise InputError(
+            f"x {tuple(x.shape)} has {x.shape[-1]} features; weight {tuple(weight.shape)} expects {weight.shape[1]}"
+        )
     y = rows(x) @ weight.T  # (N, d_out)
     if bias is not None:
         y += bias
@@ -48,7 +50,7 @@ def linear_backward(dout, cache, needs=("x", "weight", "bias")):
     return dx, dweight, dbias
 
 
-# ---- activations: y = g(x), dy = g'(x) dx; forward stores g'(x), so that backward is one product ---------------------
+# ---- activations: y = g(x), dy = g'(x) dx; forward stores g'(x), so that backward is one product -------------------
 
 
 def activation_backward(dout, slope):
@@ -86,7 +88,7 @@ def gelu_tanh(x):
 def gelu_erf(x):
     """GELU, exact: y = x Phi(x), Phi the standard normal distribution function (arXiv:1606.08415).
 
-        Phi = (1 + erf(x / sqrt 2)) / 2,    Phi' = exp(-x^2 / 2) / sqrt(2 pi),    g' = Phi + x Phi'
+    Phi = (1 + erf(x / sqrt 2)) / 2,    Phi' = exp(-x^2 / 2) / sqrt(2 pi),    g' = Phi + x Phi'
     """
     xp = array_namespace(x)
     phi = 0.5 * (1 + erf(x * math.sqrt(0.5)))
@@ -97,7 +99,7 @@ def gelu_erf(x):
 def silu(x):
     """y = x sigma(x), sigma(x) = 1 / (1 + e^-x) = (1 + tanh(x / 2)) / 2, which cannot overflow.
 
-        sigma' = sigma (1 - sigma),    g' = sigma + x sigma' = sigma (1 + x (1 - sigma))
+    sigma' = sigma (1 - sigma),    g' = sigma + x sigma' = sigma (1 + x (1 - sigma))
     """
     xp = array_namespace(x)
     sigma = 0.5 * (1 + xp.tanh(0.5 * x))
@@ -111,7 +113,7 @@ ACTIVATIONS = {"relu": relu, "gelu_tanh": gelu_tanh, "gelu": gelu_erf, "silu": s
 
 
 def _shift(x):
-    """Row maxima (..., 1), of the real part in a complex-step check: subtracting a constant leaves softmax unchanged."""
+    """Row maxima (..., 1), of the real part in a complex-step check: subtracting them leaves softmax unchanged."""
     xp = array_namespace(x)
     return xp.max(xp.real(x) if xp.isdtype(x.dtype, "complex floating") else x, axis=-1, keepdims=True)
 
@@ -127,16 +129,16 @@ def softmax(x):
 def softmax_backward(dout, p):
     """From log p_i = x_i - log sum_j e^{x_j}:  dp_i = p_i (dx_i - sum_j p_j dx_j), so
 
-        dx = p * (dout - sum_j dout_j p_j)
+    dx = p * (dout - sum_j dout_j p_j)
     """
     xp = array_namespace(dout, p)
     return p * (dout - xp.sum(dout * p, axis=-1, keepdims=True))
 
 
 def layer_norm(x, weight, bias, eps=1e-5):
-    """y = weight * xhat + bias, xhat = (x - mean) / sqrt(var + eps) along the last axis (Ba et al. 2016, arXiv:1607.06450).
+    """y = weight * xhat + bias, xhat = (x - mean) / sqrt(var + eps) along the last axis.
 
-    x (..., d), weight and bias (d,). The variance divides by d, as everywhere in the field.
+    (Ba et al. 2016, arXiv:1607.06450.) x (..., d), weight and bias (d,). The variance divides by d, not d - 1.
     """
     xp = array_namespace(x, weight, bias)
     xc = x - xp.mean(x, axis=-1, keepdims=True)

@@ -55,7 +55,8 @@ def check_layer(layer, x, rng, method="complex", dropout_seed=None):
     layer: a NumPy layer or model with `forward` and `backward`; it is not changed. x: float64 array or integer ids
     (then dx is not checked). rng: numpy Generator for dout. method: "complex" (smooth layers; expect below 1e-11) or
     "central" (kinks such as ReLU; expect below 1e-6). dropout_seed: check the training pass, with the dropout masks
-    that this seed draws (default: the evaluation pass, without dropout). A missing, extra or misshapen gradient counts as infinitely wrong.
+    that this seed draws (default: the evaluation pass, without dropout). A missing, extra or misshapen gradient counts
+    as infinitely wrong.
     """
     derivative, dtype = METHODS[method], "complex128" if method == "complex" else "float64"
     layer = copy.deepcopy(layer).to(np, "float64")

@@ -1,4 +1,4 @@
-"""Files: atomic writing, safetensors, checkpoints, PEFT adapter folders. Nothing is unpickled, nothing in a file is executed."""
+"""Files: atomic writing, safetensors, checkpoints, PEFT adapter folders. Nothing is unpickled or executed."""
 
 import contextlib
 import hashlib
@@ -20,21 +20,23 @@ TEMPORARY = ".lorabook-"
 
 
 def prepare_folder(path):
-    """Create the output folder and make sure that it can be written to, before any work is done. Removes what a killed run left half-written."""
+    """Create the output folder, check that it can be written to, and sweep out what a killed run left there."""
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise InputError(f"cannot write to the output folder {path}: {error.strerror}. Choose another one with --out") from None
+        raise InputError(
+            f"cannot write to the output folder {path}: {error.strerror}. Choose another one with --out"
+        ) from None
     for leftover in path.glob(f"{TEMPORARY}*"):
         leftover.unlink(missing_ok=True)
     return path
 
 
 def write_atomic(path, data):
-    """Write bytes or text so that `path` holds either what it held before or all of `data`, whatever happens in between.
+    """Write bytes or text so that `path` holds either what it held before or all of `data`, whatever happens between.
 
     Temporary file in the same folder, fsync, rename, fsync of the folder: safe against kill -9 and against power loss.
     """
@@ -68,7 +70,17 @@ def _umask():
 
 # ---- safetensors -----------------------------------------------------------------------------------------------------
 
-DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?"}
+DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "i1",
+    "U8": "u1",
+    "BOOL": "?",
+}
 
 
 def read_safetensors(path):
@@ -85,7 +97,9 @@ def read_safetensors(path):
         entries = safetensors.deserialize(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     except (safetensors.SafetensorError, ValueError, RecursionError) as error:
-        raise FormatError(f"{path} is not a valid safetensors file ({error}); it may be truncated or damaged. Fetch or write it again") from None
+        raise FormatError(
+            f"{path} is not a valid safetensors file ({error}); it may be truncated or damaged. Fetch or write it again"
+        ) from None
     return {name: _array(path, name, entry) for name, entry in entries}, header.get("__metadata__", {})
 
 
@@ -94,13 +108,17 @@ def _array(path, name, entry):
         bits = np.frombuffer(entry["data"], "<u2").astype(np.uint32) << 16
         return bits.view(np.float32).reshape(entry["shape"])
     if entry["dtype"] not in DTYPES:
-        raise FormatError(f"{path}: tensor {name} has dtype {entry['dtype']}; expected one of {', '.join([*DTYPES, 'BF16'])}")
+        raise FormatError(
+            f"{path}: tensor {name} has dtype {entry['dtype']}; expected one of {', '.join([*DTYPES, 'BF16'])}"
+        )
     return np.frombuffer(entry["data"], DTYPES[entry["dtype"]]).reshape(entry["shape"])
 
 
 def write_safetensors(path, arrays, metadata=None):
     """Write {name: array} of any backend, atomically."""
-    write_atomic(path, safetensors.numpy.save({n: np.ascontiguousarray(to_numpy(a)) for n, a in arrays.items()}, metadata))
+    write_atomic(
+        path, safetensors.numpy.save({n: np.ascontiguousarray(to_numpy(a)) for n, a in arrays.items()}, metadata)
+    )
 
 
 def fingerprint(arrays, text=""):
@@ -113,7 +131,7 @@ def fingerprint(arrays, text=""):
     return digest.hexdigest()
 
 
-# ---- checkpoints: one safetensors file with a checksum over everything in it -------------------------------------------
+# ---- checkpoints: one safetensors file with a checksum over everything in it -----------------------------------------
 
 
 def write_checkpoint(path, arrays, state):
@@ -126,9 +144,13 @@ def read_checkpoint(path):
     """(arrays, state) of `write_checkpoint`. Raises FormatError if a single bit differs from what was written."""
     arrays, metadata = read_safetensors(path)
     if metadata.keys() != {"lorabook", "sha256"}:
-        raise FormatError(f"{path} is not a lorabook checkpoint; expected metadata lorabook and sha256, got {sorted(metadata) or 'none'}")
+        raise FormatError(
+            f"{path} is no lorabook checkpoint: expected lorabook and sha256 in its metadata, got {sorted(metadata)}"
+        )
     if fingerprint(arrays, metadata["lorabook"]) != metadata["sha256"]:
-        raise FormatError(f"{path} is damaged: its sha256 does not match its content. Restore it from a copy, or start again without --resume")
+        raise FormatError(
+            f"{path} is damaged: its content does not match its sha256. Restore a copy, or start over in another folder"
+        )
     return arrays, json.loads(metadata["lorabook"])
 
 
@@ -156,7 +178,9 @@ def save_adapter(folder, model, config, base_model=None):
         "use_dora": False,
         "lora_dropout": config.lora_dropout,
         "init_lora_weights": config.init_lora_weights,
-        "target_modules": config.target_modules if isinstance(config.target_modules, str) else sorted(config.target_modules),
+        "target_modules": config.target_modules
+        if isinstance(config.target_modules, str)
+        else sorted(config.target_modules),
         "rank_pattern": dict(config.rank_pattern),
         "alpha_pattern": dict(config.alpha_pattern),
         "fan_in_fan_out": False,

@@ -69,14 +69,14 @@ class Layer:
         self.set_trainable(())
 
     def to(self, xp, dtype=None):
-        """Move all parameters to the array library `xp` (and `dtype`, given by name, e.g. "float64"), in place; returns self."""
+        """Move all parameters to the array library `xp`, and to `dtype` (a name: "float64"), in place; returns self."""
         for _, layer in self.named_layers():
             for name, array in layer.params.items():
                 layer.params[name] = xp.asarray(to_numpy(array), dtype=getattr(xp, dtype or str(to_numpy(array).dtype)))
         return self
 
     def load(self, arrays):
-        """Copy {dotted name: host array} into the parameters. Every name and shape must match; nothing is changed otherwise."""
+        """Copy {dotted name: host array} into the parameters; if a name or shape does not match, change nothing."""
         own = self.named_params()
         wrong = [f"missing {n}" for n in sorted(own.keys() - arrays.keys())]
         wrong += [f"unexpected {n}" for n in sorted(arrays.keys() - own.keys())]
@@ -93,7 +93,7 @@ class Layer:
 
 
 def add_grads(total, grads):
-    """Sum two gradient dictionaries into `total` ({} to start with): gradients of shards and of repeated uses add."""
+    """Add a gradient dictionary to `total` ({} to start with): gradients of shards, and of repeated uses, add up."""
     for name, grad in grads.items():
         total[name] = total[name] + grad if name in total else grad
     return total
@@ -104,15 +104,18 @@ class Linear(Layer):
 
     def __init__(self, weight, bias=None):
         if weight.ndim != 2 or (bias is not None and tuple(bias.shape) != (weight.shape[0],)):
-            raise InputError(f"expected weight (d_out, d_in) and bias (d_out,); got {weight.shape} and {getattr(bias, 'shape', None)}")
+            shapes = f"{tuple(weight.shape)} and {None if bias is None else tuple(bias.shape)}"
+            raise InputError(f"expected weight (d_out, d_in) and bias (d_out,); got {shapes}")
         array_namespace(weight, bias)
         super().__init__({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
 
     @classmethod
     def random(cls, d_in, d_out, rng):
-        """Uniform(+-1 / sqrt(d_in)) weight and bias in float32, the field's default (He et al. 2015, arXiv:1502.01852, a = sqrt 5)."""
+        """Weight and bias ~ U(+-1 / sqrt(d_in)) in float32, the field's default (He et al. 2015, arXiv:1502.01852)."""
         bound = d_in**-0.5
-        return cls(rng.uniform(-bound, bound, (d_out, d_in)).astype("f4"), rng.uniform(-bound, bound, d_out).astype("f4"))
+        return cls(
+            rng.uniform(-bound, bound, (d_out, d_in)).astype("f4"), rng.uniform(-bound, bound, d_out).astype("f4")
+        )
 
     def forward(self, x, rng=None):
         return F.linear(x, self.params["weight"], self.params.get("bias"))
@@ -178,7 +181,9 @@ class Sequential(Layer):
 
     def backward(self, dout, caches, need_dx=True):
         names = list(self.children)
-        lowest = 0 if need_dx else next((i for i, n in enumerate(names) if self.children[n].trainable_params()), len(names))
+        lowest = (
+            0 if need_dx else next((i for i, n in enumerate(names) if self.children[n].trainable_params()), len(names))
+        )
         grads = {}
         for i in range(len(names) - 1, lowest - 1, -1):
             dout, own = self.children[names[i]].backward(dout, caches[i], need_dx or i > lowest)

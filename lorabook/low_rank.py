@@ -21,7 +21,9 @@ def check_rank(r, d_out, d_in, where="this matrix"):
     except TypeError:
         number = 0
     if not 1 <= number <= min(d_out, d_in):
-        raise InputError(f"r must be an integer from 1 to min(d_out, d_in) = {min(d_out, d_in)} for {where} ({d_out} x {d_in}); got {r!r}")
+        raise InputError(
+            f"r must be an integer from 1 to {min(d_out, d_in)}, the smaller side of {where} ({d_out}x{d_in}); got {r!r}"
+        )
     return number
 
 
@@ -29,7 +31,9 @@ def check_matrix(W, what="matrix"):
     """Raise InputError unless W is a finite, non-empty 2-D floating-point array."""
     xp = array_namespace(W)
     if W.ndim != 2 or 0 in W.shape or not xp.isdtype(W.dtype, "real floating"):
-        raise InputError(f"{what} must be a non-empty 2-D floating-point array; got shape {tuple(W.shape)}, dtype {W.dtype}")
+        raise InputError(
+            f"{what} must be a non-empty 2-D floating-point array; got shape {tuple(W.shape)}, dtype {W.dtype}"
+        )
     if not xp.all(xp.isfinite(W)):
         raise InputError(f"{what} contains NaN or Inf; remove those entries first")
 
@@ -41,7 +45,7 @@ def svd(W):
 
 
 def truncated_svd(W, r):
-    """U (d_out, r), s (r,), Vt (r, d_in): the best rank-r approximation (Eckart and Young 1936) in Frobenius and spectral norm."""
+    """U (d_out, r), s (r,), Vt (r, d_in): the closest rank-r matrix, in both norms (Eckart and Young 1936)."""
     r = check_rank(r, *W.shape)
     U, s, Vt = svd(W)
     return U[:, :r], s[:r], Vt[:r, :]
@@ -82,12 +86,14 @@ def truncate_for_inputs(W, R):
 
     so W_r R^T should be the best rank-r approximation of W R^T = U diag(s) V^T, which is U_r U_r^T (W R^T). The matrix
     W_r = U_r U_r^T W attains it: B = U, A = U^T W, errors[r]^2 = sum_{i > r} s_i^2. No system with R is solved, so a
-    rank-deficient X does no harm. (Hsu et al., DRONE, NeurIPS 2021, and Wang et al., SVD-LLM, arXiv:2403.07378, give the
-    optimum with an inverse of R; it is the same matrix wherever that inverse exists.)
+    rank-deficient X does no harm. (Chen et al., DRONE, NeurIPS 2021, and Wang et al., SVD-LLM, arXiv:2403.07378, give
+    the optimum with an inverse of R; it is the same matrix wherever that inverse exists.)
     """
     check_matrix(W, "weight")
     if R.ndim != 2 or R.shape[1] != W.shape[1]:
-        raise InputError(f"R must have d_in = {W.shape[1]} columns, like the weight {tuple(W.shape)}; got shape {tuple(R.shape)}")
+        raise InputError(
+            f"R must have d_in = {W.shape[1]} columns, like the weight {tuple(W.shape)}; got shape {tuple(R.shape)}"
+        )
     U, s, _ = svd(W @ R.T)
     n = min(W.shape)
     if U.shape[1] < n:  # fewer inputs than dimensions: W_r is exact on them from r = N on, and stays the same
@@ -127,10 +133,11 @@ def rank_errors(s, norm="frobenius"):
 
 
 def range_finder(W, size, power_iterations=0, rng=None):
-    """Orthonormal Q (d_out, size) that nearly spans the leading left singular vectors of W (Halko et al. 2011, arXiv:0909.4061).
+    """Orthonormal Q (d_out, size) that nearly spans the leading left singular vectors of W.
 
-    Y = (W W^T)^q W Omega with a Gaussian Omega (d_in, size). A QR between the products keeps the small directions from
-    drowning in rounding error. rng: numpy Generator (default: seed 0).
+    (Halko, Martinsson and Tropp 2011, arXiv:0909.4061.) Y = (W W^T)^q W Omega with a Gaussian
+    Omega (d_in, size). A QR between the products keeps the small directions from drowning in rounding error.
+    rng: numpy Generator (default: seed 0).
     """
     check_matrix(W)
     check_rank(size, *W.shape, where="the range finder, size = r + oversampling")
@@ -155,17 +162,19 @@ def randomized_svd(W, r, oversampling=10, power_iterations=2, rng=None):
 
 
 def range_finder_bound(s, r, oversampling, power_iterations=0, norm="spectral"):
-    """Upper bound on the mean over Omega of ||W - Q Q^T W|| for Q of r + oversampling columns, from the singular values s.
+    """Upper bound, from the singular values s, on the mean of ||W - Q Q^T W|| over Omega; Q has r + oversampling columns
 
-    With p = oversampling >= 2, tail(a) = (sum_{i > r} s_i^a)^(1/2), and z = 2 q + 1 (Halko et al. 2011, theorems 10.5, 10.6,
-    corollary 10.10):
+    With p = oversampling >= 2, tail(a) = (sum_{i > r} s_i^a)^(1/2) and z = 2 q + 1 (Halko, Martinsson and Tropp 2011,
+    arXiv:0909.4061, theorem 10.5 and corollary 10.10):
 
         Frobenius, q = 0:   (1 + r / (p - 1))^(1/2) tail(2)
         spectral:           ((1 + (r / (p - 1))^(1/2)) s_{r+1}^z + (e (r + p)^(1/2) / p) tail(2 z))^(1 / z)
     """
     s, p = to_numpy(s).astype(np.float64), oversampling
     if p < 2 or (norm == "frobenius" and power_iterations):
-        raise InputError(f"the bound needs oversampling >= 2, in the Frobenius norm power_iterations = 0; got {p}, {power_iterations}")
+        raise InputError(
+            f"the bound needs oversampling >= 2, and in Frobenius norm power_iterations = 0; got {p} and {power_iterations}"
+        )
     if norm == "frobenius":
         return math.sqrt(1 + r / (p - 1)) * rank_errors(s)[r]
     z = 2 * power_iterations + 1
@@ -179,7 +188,7 @@ def range_finder_bound(s, r, oversampling, power_iterations=0, norm="spectral"):
 def pca(X, r):
     """Principal components of the rows of X (N, d): mean (d,), components (r, d), variances (r,) with divisor N - 1.
 
-    PCA is the SVD of X - mean, not of X: it describes how the rows differ from each other, an SVD how they differ from 0.
+    PCA is the SVD of X - mean, not of X: how the rows differ from each other, not from zero.
     """
     xp = array_namespace(X)
     mean = xp.mean(X, axis=0)
@@ -188,7 +197,7 @@ def pca(X, r):
 
 
 def stable_rank(s):
-    """||W||_F^2 / ||W||_2^2 = sum s_i^2 / s_1^2: a rank that small singular values hardly move; between 1 and the rank."""
+    """||W||_F^2 / ||W||_2^2 = sum s_i^2 / s_1^2, from 1 to the rank: small singular values hardly move it."""
     s = to_numpy(s).astype(np.float64)
     return float(np.sum(s**2) / s[0] ** 2) if s[0] > 0 else 0.0
 

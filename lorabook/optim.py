@@ -10,7 +10,7 @@ from .errors import InputError, NonFiniteError
 
 
 class Optimizer:
-    """Base class: `slots` names the arrays kept per parameter; `state` is {slot: {name: array}}; `step_count` counts steps."""
+    """Base class. slots: the arrays kept per parameter; state: {slot: {name: array}}; step_count: steps so far."""
 
     slots = ()
 
@@ -63,10 +63,10 @@ class SGD(Optimizer):
 
 
 class AdamW(Optimizer):
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv:1711.05101; Kingma and Ba 2015, arXiv:1412.6980).
+    """Adam (Kingma and Ba 2015, arXiv:1412.6980) with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101).
 
-        m <- b1 m + (1 - b1) g        v <- b2 v + (1 - b2) g^2
-        p <- p (1 - lr weight_decay) - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
+    m <- b1 m + (1 - b1) g        v <- b2 v + (1 - b2) g^2
+    p <- p (1 - lr weight_decay) - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
     """
 
     slots = ("m", "v")
@@ -93,7 +93,7 @@ class AdamW(Optimizer):
 OPTIMIZERS = {"sgd": SGD, "adamw": AdamW}
 
 
-# ---- schedules: factor of the learning rate at a step, 0 <= step < total ----------------------------------------------
+# ---- schedules: factor of the learning rate at a step, 0 <= step < total ---------------------------------------------
 
 SCHEDULES = {
     "constant": lambda progress: 1.0,
@@ -103,7 +103,7 @@ SCHEDULES = {
 
 
 def schedule(name, total, warmup=0):
-    """step -> factor: linear warm-up from 1 / warmup to 1 over `warmup` steps, then "constant", "linear" or "cosine" to 0 at `total`."""
+    """The function step -> factor: up to 1 in `warmup` steps, then "constant", or "linear" or "cosine" down to 0."""
     if name not in SCHEDULES:
         raise InputError(f"unknown schedule {name!r}; expected one of {', '.join(SCHEDULES)}")
     if not 0 <= warmup <= total:
@@ -121,7 +121,7 @@ def schedule(name, total, warmup=0):
 
 
 def grad_norm(grads):
-    """Euclidean norm over all gradients, a Python float. Raises NonFiniteError naming the first gradient that is not finite.
+    """Euclidean norm over all gradients, a Python float. Raises NonFiniteError, naming a gradient that is not finite.
 
     A gradient so large that its square overflows its dtype counts as not finite: AdamW could not store the square.
     """
@@ -133,7 +133,7 @@ def grad_norm(grads):
 
 
 def clip_grad_norm(grads, max_norm):
-    """Scale all gradients, in place, so that their common norm is at most `max_norm`; None leaves them. Returns the norm before."""
+    """Scale all gradients in place to a common norm of at most `max_norm` (None: any); returns the norm before."""
     norm = grad_norm(grads)
     if max_norm is not None and norm > max_norm:
         for grad in grads.values():

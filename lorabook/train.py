@@ -31,12 +31,13 @@ def train(
     description=None,
     progress=False,
 ):
-    """Train the model's trainable parameters in place; returns the history, a list of {step, epoch, loss, lr, grad_norm}.
+    """Train the trainable parameters in place; returns the history, a list of {step, epoch, loss, lr, grad_norm}.
 
     model: a Layer with `loss_and_grad(x, y, rng)`. batches: `len` steps an epoch, `at(step)`. seed: drives dropout, by
     step, so that a run depends on nothing that came before. checkpoint: path of the file written every
     `checkpoint_every` steps and at the end; with `resume` a run continues from it and ends bit for bit where the
-    uninterrupted run ends. description: a JSON-able dict of what else defines the run; a checkpoint of another run is refused.
+    uninterrupted run ends. description: a JSON-able dict of what else defines the run, against which a checkpoint is
+    checked.
 
     Raises NonFiniteError, naming the layer, before a NaN or Inf reaches the weights or the optimizer.
     """
@@ -46,10 +47,13 @@ def train(
     factor = schedule(lr_schedule, total, warmup)
     params = model.trainable_params()
     if not params:
-        raise InputError("nothing to train: the model has no trainable parameters; inject adapters or call set_trainable first")
+        raise InputError(
+            "nothing to train: the model has no trainable parameters; inject adapters or call set_trainable first"
+        )
     run = {
-        "steps": total, "batch_size": batches.batch_size, "batch_seed": batches.seed, "seed": seed, "lr_schedule": lr_schedule,
-        "warmup": warmup, "max_grad_norm": max_grad_norm, "optimizer": type(optimizer).__name__, "lr": optimizer.lr,
+        "steps": total, "batch_size": batches.batch_size, "batch_seed": batches.seed, "seed": seed,
+        "lr_schedule": lr_schedule, "warmup": warmup, "max_grad_norm": max_grad_norm,
+        "optimizer": type(optimizer).__name__, "lr": optimizer.lr,
         "weight_decay": optimizer.weight_decay, **(description or {}),
     }  # fmt: skip
     history = []
@@ -59,15 +63,26 @@ def train(
         if resume and Path(checkpoint).exists():
             history = _restore(checkpoint, run, params, optimizer)
         elif not resume and Path(checkpoint).exists():
-            raise InputError(f"{checkpoint} exists already; pass --resume to continue that run, or choose another folder")
+            raise InputError(
+                f"{checkpoint} exists already; pass --resume to continue that run, or choose another folder"
+            )
 
     like = next(iter(params.values()))
-    for step in tqdm(range(len(history), total), initial=len(history), total=total, delay=2, disable=None if progress else True, unit="step"):
+    for step in tqdm(
+        range(len(history), total),
+        initial=len(history),
+        total=total,
+        delay=2,
+        disable=None if progress else True,
+        unit="step",
+    ):
         x, y = batches.at(step)
         x, y = asarray_like(x, like), asarray_like(y, like, dtype=_label_dtype(y, like))
         loss, grads = model.loss_and_grad(x, y, np.random.default_rng([seed, step]))
         if not math.isfinite(loss := float(loss)):
-            raise NonFiniteError(f"step {step}: the loss is {loss}, first seen in the output of {_first_non_finite(model, x)}{ADVICE}")
+            raise NonFiniteError(
+                f"step {step}: the loss is {loss}, first seen in the output of {_first_non_finite(model, x)}{ADVICE}"
+            )
         try:
             norm = clip_grad_norm(grads, max_grad_norm)
         except NonFiniteError as error:
@@ -76,10 +91,12 @@ def train(
         history.append((loss, optimizer.lr * factor(step), norm))
         if checkpoint is not None and ((step + 1) % checkpoint_every == 0 or step + 1 == total):
             _save(checkpoint, run, params, optimizer, history)
-    return [{"step": i, "epoch": i // len(batches), **dict(zip(HISTORY, row, strict=True))} for i, row in enumerate(history)]
+    return [
+        {"step": i, "epoch": i // len(batches), **dict(zip(HISTORY, row, strict=True))} for i, row in enumerate(history)
+    ]
 
 
-ADVICE = ". Weights and optimizer state are as before this step. A lower learning rate, warm-up or max_grad_norm usually helps"
+ADVICE = ". Weights and optimizer are as before this step. A lower learning rate, warm-up or max_grad_norm may help"
 
 
 def _label_dtype(y, like):
@@ -125,18 +142,24 @@ def _save(path, run, params, optimizer, history):
 
 
 def _restore(path, run, params, optimizer):
-    """Copy a checkpoint into params and optimizer; returns its history. Everything is checked before anything is changed."""
+    """Copy a checkpoint into params and optimizer; returns its history. All is checked before anything is changed."""
     arrays, state = read_checkpoint(path)
     for key in sorted(run.keys() | state["run"].keys()):
         if (came := state["run"].get(key)) != (expected := run.get(key)):
-            raise FormatError(f"{path} belongs to another run: its {key} is {came!r}, this run's is {expected!r}. Use the same options, or another folder")
+            raise FormatError(f"{path} is of another run: its {key} is {came!r}, here it is {expected!r}")
     optimizer.prepare(params)
     own = _arrays(params, optimizer)
     shapes = {name: tuple(a.shape) for name, a in arrays.items() if name != "history"}
     if shapes != {name: tuple(a.shape) for name, a in own.items()}:
-        wrong = min(name for name in shapes.keys() | own.keys() if shapes.get(name) != tuple(getattr(own.get(name), "shape", ())))
+        wrong = min(
+            name
+            for name in shapes.keys() | own.keys()
+            if shapes.get(name) != tuple(getattr(own.get(name), "shape", ()))
+        )
         expected = tuple(own[wrong].shape) if wrong in own else "no such tensor"
-        raise FormatError(f"{path} does not fit this model: {wrong} has shape {shapes.get(wrong, 'missing')}, expected {expected}")
+        raise FormatError(
+            f"{path} does not fit this model: {wrong} has shape {shapes.get(wrong, 'missing')}, expected {expected}"
+        )
     for name, array in own.items():
         array[...] = asarray_like(arrays[name], array)
     optimizer.step_count = state["step"]

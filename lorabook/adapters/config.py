@@ -51,7 +51,7 @@ class LoRAConfig:
         return _first_match(self.rank_pattern, path, self.r), _first_match(self.alpha_pattern, path, self.lora_alpha)
 
     def select(self, paths):
-        """The paths that get an adapter, in order. Raises InputError, with the closest names, for an option that matches none."""
+        """The paths that get an adapter, in order. Where an option matches none: InputError, with the closest names."""
         targets = self.target_modules
         if targets == "all-linear":
             chosen = list(paths)
@@ -82,4 +82,6 @@ def _first_match(patterns, path, default):
 def _matches_nothing(what, target, paths):
     names = dict.fromkeys([*(p.rpartition(".")[2] for p in paths), *paths])
     close = difflib.get_close_matches(target, names, n=5, cutoff=0.4) or list(names)[:5]
-    return InputError(f"{what} matches no linear layer; closest: {', '.join(close) or 'none (the model has no linear layer)'}")
+    return InputError(
+        f"{what} matches no linear layer; closest: {', '.join(close) or 'none (the model has no linear layer)'}"
+    )

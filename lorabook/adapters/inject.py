@@ -28,7 +28,9 @@ def inject(model, config, rng=None):
     """
     if adapters(model):
         raise InputError("the model has adapters already; merge or remove them first (`unload`)")
-    linears = {path: (parent, name, child) for path, parent, name, child in _children(model) if isinstance(child, Linear)}
+    linears = {
+        path: (parent, name, child) for path, parent, name, child in _children(model) if isinstance(child, Linear)
+    }
     chosen = config.select(linears)
     for path in chosen:
         check_rank(config.for_layer(path)[0], *linears[path][2].params["weight"].shape, where=path)
@@ -55,7 +57,7 @@ def unmerge(model):
 
 
 def unload(model):
-    """Replace every adapter by a Linear with the weight it has now (merged or not). The result is a plain, frozen model."""
+    """Replace every adapter by a Linear with the weight it has now, merged or not: a plain, frozen model."""
     for _, parent, name, child in list(_children(model)):
         if isinstance(child, LoRALinear):
             parent.children[name] = plain = Linear(child.params["weight"], child.params.get("bias"))

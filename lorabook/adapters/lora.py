@@ -14,7 +14,7 @@ INITIALISATIONS = (True, "gaussian", False)
 
 
 def check_scaling(r, lora_alpha, use_rslora):
-    """scaling = lora_alpha / r, or lora_alpha / sqrt(r) with rank-stabilised LoRA (Kalajdzievski 2023, arXiv:2312.03732)."""
+    """lora_alpha / r, or lora_alpha / sqrt(r) with rank-stabilised LoRA (Kalajdzievski 2023, arXiv:2312.03732)."""
     if isinstance(lora_alpha, bool) or not isinstance(lora_alpha, int | float) or not math.isfinite(lora_alpha):
         raise InputError(f"lora_alpha must be a finite number; got {lora_alpha!r}")
     return lora_alpha / (math.sqrt(r) if use_rslora else r)
@@ -28,7 +28,7 @@ def check_dropout(lora_dropout):
 
 
 def initial_factors(init_lora_weights, r, d_out, d_in, rng):
-    """Host float64 (lora_A, lora_B). Either way one factor of the product is at rest, except for False (tests and demos).
+    """Host float64 (lora_A, lora_B). One of the two is zero, so that the update starts at zero; except for False.
 
     True:        A ~ U(+-1 / sqrt(d_in)), B = 0      loralib's and PEFT's default
     "gaussian":  A ~ N(0, (1 / r)^2),     B = 0      the paper's words, with PEFT's variance
@@ -45,7 +45,9 @@ def initial_factors(init_lora_weights, r, d_out, d_in, rng):
 
 
 def merging_is_cheaper(N, d_in, d_out):
-    """Whether x (W + s B A)^T costs fewer FLOPs than x W^T + s (x A^T) B^T: 2 r d_in d_out against 2 N r (d_in + d_out).
+    """Whether x (W + s B A)^T costs fewer FLOPs than x W^T + s (x A^T) B^T.
+
+    What each adds to the product with W: 2 r d_in d_out against 2 N r (d_in + d_out).
 
     The rank cancels: N > d_in d_out / (d_in + d_out) (Cherniuk et al. 2023, RunLoRA, arXiv:2312.03415). The backward
     pass has the same threshold if W + s B A is kept from the forward pass.
@@ -57,8 +59,8 @@ class LoRALinear(Layer):
     """y = x W^T + b + s (x~ A^T) B^T with W and b frozen, s = lora_alpha / r, x~ = x o M.
 
     lora_A (r, d_in), lora_B (d_out, r). M is the inverted-dropout mask, entries 0 or 1 / (1 - p); it acts on the LoRA
-    branch only, and only in training (`rng` given). Without dropout M = 1 and y = x (W + s B A)^T: the same sum, another
-    contraction order. `order` is "factored", "merged", or "auto": the cheaper one for the shapes at hand.
+    branch only, and only in training (`rng` given). Without dropout M = 1 and y = x (W + s B A)^T: the same sum,
+    another contraction order. `order` is "factored", "merged", or "auto": the cheaper one for the shapes at hand.
 
     Backward, with z = x~ A^T and dL = <dout, dy>:
 
@@ -76,8 +78,19 @@ class LoRALinear(Layer):
     W back, so its bits are restored. Gradients belong to the unmerged state.
     """
 
-    def __init__(self, base, r=8, lora_alpha=16, *, use_rslora=False, lora_dropout=0.0, init_lora_weights=True, rng=None, order="auto"):
-        """Wrap the Linear `base`, sharing its arrays. `rng`: numpy Generator that draws the factors (default: seed 0)."""
+    def __init__(
+        self,
+        base,
+        r=8,
+        lora_alpha=16,
+        *,
+        use_rslora=False,
+        lora_dropout=0.0,
+        init_lora_weights=True,
+        rng=None,
+        order="auto",
+    ):
+        """Wrap the Linear `base`, sharing its arrays. `rng`: numpy Generator for the factors (default: seed 0)."""
         weight = base.params["weight"]
         d_out, d_in = weight.shape
         self.r = check_rank(r, d_out, d_in)
@@ -87,7 +100,9 @@ class LoRALinear(Layer):
         if order not in ("auto", "factored", "merged"):
             raise InputError(f"order must be auto, factored or merged; got {order!r}")
         self.order = order
-        lora_A, lora_B = initial_factors(init_lora_weights, self.r, d_out, d_in, np.random.default_rng(0) if rng is None else rng)
+        lora_A, lora_B = initial_factors(
+            init_lora_weights, self.r, d_out, d_in, np.random.default_rng(0) if rng is None else rng
+        )
         super().__init__(base.params | {"lora_A": asarray_like(lora_A, weight), "lora_B": asarray_like(lora_B, weight)})
         self.trainable = {"lora_A", "lora_B"}
         self._unmerged_weight = None
@@ -115,7 +130,9 @@ class LoRALinear(Layer):
     def _merges(self, x):
         """Whether forward takes the merged contraction order for this x."""
         d_out, d_in = self.params["weight"].shape
-        return self.order == "merged" or (self.order == "auto" and merging_is_cheaper(math.prod(x.shape[:-1]), d_in, d_out))
+        return self.order == "merged" or (
+            self.order == "auto" and merging_is_cheaper(math.prod(x.shape[:-1]), d_in, d_out)
+        )
 
     def forward(self, x, rng=None):
         W, b, A, B = (self.params.get(name) for name in ("weight", "bias", "lora_A", "lora_B"))

@@ -19,7 +19,10 @@ def memory_table(model, optimizer_slots=2):
     weights = _bytes(everything)
     own = _bytes({n: a for n, a in everything.items() if n.rpartition(".")[2].startswith("lora_")})
     rows = []
-    for method, names, weight_bytes in (("full", everything.keys(), weights - own), ("this model", trained.keys(), weights)):
+    for method, names, weight_bytes in (
+        ("full", everything.keys(), weights - own),
+        ("this model", trained.keys(), weights),
+    ):
         arrays = {n: everything[n] for n in names if method != "full" or not n.rpartition(".")[2].startswith("lora_")}
         gradients = _bytes(arrays)
         rows.append(

@@ -30,7 +30,7 @@ class MLP(Sequential):
         return loss, grads
 
     def inputs_of(self, x):
-        """{linear layer's path: its input activations (N, d_in)} for a batch x: what activation-aware truncation weighs errors by."""
+        """{linear layer's path: its inputs (N, d_in)} for a batch x."""
         inputs = {}
         for name, child in self.children.items():
             if "weight" in child.params:
