@@ -1,0 +1,320 @@
+import ast
+import importlib
+import pathlib
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+import scipy.special
+from checks import assert_close, assert_lives_on, same_bits
+
+import lorabook
+from lorabook import backend
+from lorabook.backend import (
+    arange_like,
+    array_namespace,
+    asarray_like,
+    check_float,
+    cupy_wheel,
+    erf,
+    fuse,
+    get_xp,
+    gpu_problem,
+    scatter_add,
+    to_numpy,
+)
+from lorabook.errors import InputError
+
+SOURCES = sorted(pathlib.Path(lorabook.__file__).parent.rglob("*.py"))
+
+
+class DeviceArray:
+    """What the backend can see of a CuPy array where there is no GPU: the module of its type, and get()."""
+
+    def __init__(self, host):
+        self.host = host
+
+    def get(self):
+        return self.host
+
+
+DeviceArray.__module__ = "cupy"
+
+
+@pytest.fixture
+def fake_cupy(monkeypatch):
+    """A cupy package that imports; its GPU fails unless `error` is None."""
+
+    def install(error=None):
+        def device_count():
+            if error:
+                raise RuntimeError(error)
+            return 1
+
+        module = types.ModuleType("cupy")
+        module.cuda = types.SimpleNamespace(runtime=types.SimpleNamespace(getDeviceCount=device_count))
+        module.zeros = lambda n: types.SimpleNamespace(sum=lambda: DeviceArray(np.float64(0)))
+        monkeypatch.setitem(sys.modules, "cupy", module)
+        return module
+
+    return install
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Pretend what the driver supports and whether the cupy package is there."""
+
+    def pretend(driver, installed):
+        find_spec = importlib.util.find_spec
+        answer = types.SimpleNamespace() if installed else None
+        monkeypatch.setattr(backend, "cuda_driver_version", lambda: driver)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: answer if name == "cupy" else find_spec(name))
+
+    return pretend
+
+
+# ---- the library of an array -----------------------------------------------------------------------------------------
+
+
+def test_namespace_is_the_module_of_the_array(xp, put):
+    assert array_namespace(put([1.0])) is xp
+    assert array_namespace(put([1.0]), None, put([2])) is xp
+
+
+def test_mixed_backends_are_named():
+    strict = get_xp("array_api_strict").asarray([1.0])
+    with pytest.raises(TypeError, match=r"array_api_strict and numpy"):
+        array_namespace(np.ones(1), strict)
+    with pytest.raises(TypeError, match=r"cupy and numpy.*layer\.to\(xp\)"):
+        array_namespace(np.ones(1), DeviceArray(None))
+
+
+@pytest.mark.parametrize("other", [[1.0, 2.0], 3.0, (1,), "text"])
+def test_what_is_no_array_is_named(other):
+    with pytest.raises(TypeError, match=rf"expected arrays of numpy, cupy.*got {type(other).__name__}$"):
+        array_namespace(other)
+    with pytest.raises(TypeError, match=rf"expected arrays of numpy, cupy.*{type(other).__name__}"):
+        array_namespace(np.ones(1), other)
+
+
+def test_no_array_at_all():
+    with pytest.raises(TypeError, match=r"got nothing"):
+        array_namespace(None)
+
+
+# ---- choosing a library ----------------------------------------------------------------------------------------------
+
+
+def test_library_by_name():
+    assert get_xp() is np
+    assert get_xp("numpy") is np
+    assert get_xp("array_api_strict").__name__ == "array_api_strict"
+
+
+def test_unknown_library():
+    with pytest.raises(InputError, match=r"unknown backend 'torch'; expected numpy, cupy or auto"):
+        get_xp("torch")
+
+
+def test_auto_is_numpy_without_a_gpu(machine):
+    machine(driver=None, installed=True)
+    assert get_xp("auto") is np
+
+
+def test_auto_is_cupy_with_a_gpu(machine, fake_cupy):
+    machine(driver=(12, 4), installed=True)
+    cupy = fake_cupy()
+    assert gpu_problem() is None
+    assert get_xp("auto") is cupy
+    assert get_xp("cupy") is cupy
+
+
+@pytest.mark.parametrize(
+    ("driver", "installed", "said", "not_said"),
+    [
+        (None, False, ["cupy is not installed", "no NVIDIA driver", "--backend numpy"], "pip"),
+        (None, True, ["cupy is installed", "no NVIDIA driver", "--backend numpy"], "pip"),
+        ((11, 8), False, ["CUDA 11.8", "12.0 or newer", "Update the driver"], "pip"),
+        ((11, 8), True, ["CUDA 11.8", "12.0 or newer", "Update the driver"], "pip"),
+        ((12, 4), False, ["CUDA 12.4", "cupy is not installed", "pip install 'cupy-cuda12x[ctk]'"], "numpy"),
+        ((13, 0), False, ["CUDA 13.0", "cupy is not installed", "pip install 'cupy-cuda13x[ctk]'"], "numpy"),
+        ((14, 1), False, ["CUDA 14.1", "cupy is not installed", "pip install 'cupy-cuda13x[ctk]'"], "numpy"),
+    ],
+)
+def test_what_is_missing_for_cupy(machine, driver, installed, said, not_said):
+    machine(driver, installed)
+    with pytest.raises(InputError, match=r"^backend cupy cannot be used: ") as caught:
+        get_xp("cupy")
+    message = str(caught.value)
+    assert all(part in message for part in said), message
+    assert not_said not in message
+    assert message.count(". ") == 1
+
+
+@pytest.mark.parametrize("driver, wheel", [((12, 4), "12x"), ((13, 0), "13x"), ((14, 1), "13x")])
+def test_gpu_that_does_not_compute(machine, fake_cupy, driver, wheel):
+    machine(driver, installed=True)
+    fake_cupy(error="cudaErrorNoDevice")
+    problem = gpu_problem()
+    assert f"(CUDA {driver[0]}.{driver[1]})" in problem
+    assert "fails: cudaErrorNoDevice" in problem
+    assert f"pip install 'cupy-cuda{wheel}[ctk]'" in problem
+    assert get_xp("auto") is np
+
+
+def test_wheel_for_each_driver():
+    versions = [(11, 8), (12, 0), (12, 4), (13, 0), (14, 1)]
+    wheels = [None, "cupy-cuda12x[ctk]", "cupy-cuda12x[ctk]", "cupy-cuda13x[ctk]", "cupy-cuda13x[ctk]"]
+    assert [cupy_wheel(v) for v in versions] == wheels
+
+
+# ---- crossing over ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "bool"])
+def test_host_and_back(put, rng, dtype):
+    host = (4 * rng.standard_normal((2, 3))).astype(dtype)
+    array = asarray_like(host, put([0], dtype))
+    assert_lives_on(put([0], dtype), array)
+    assert same_bits(to_numpy(array), host)
+
+
+def test_asarray_like_takes_a_dtype(xp, put):
+    array = asarray_like(np.arange(3), put([0.0]), dtype=xp.int64)
+    assert array.dtype == xp.int64
+    assert array.device == put([0.0]).device
+
+
+def test_to_numpy_passes_host_values_through():
+    array = np.ones(3)
+    assert to_numpy(array) is array
+    assert to_numpy(2.5) == 2.5
+    assert to_numpy(DeviceArray(array)) is array
+
+
+def test_arange_like(xp, put):
+    got = arange_like(4, put([1.0, 2.0]))
+    assert_lives_on(put([0], "int64"), got)
+    assert to_numpy(got).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_erf(put, rng, dtype):
+    x = rng.standard_normal((3, 4)).astype(dtype)
+    got = erf(put(x))
+    assert_lives_on(put(x), got)
+    assert_close(got, scipy.special.erf(x), 4 * np.finfo(dtype).eps)
+
+
+def test_scatter_add_sums_repeated_rows(put, rng):
+    target, values = rng.standard_normal((5, 3)), rng.standard_normal((6, 3))
+    rows = np.array([4, 0, 4, 2, 4, 0])
+    want = target.copy()
+    for row, value in zip(rows, values, strict=True):
+        want[row] += value
+    got = put(target)
+    assert scatter_add(got, put(rows), put(values)) is None
+    assert_lives_on(put(target), got)
+    assert_close(got, want, 1e-15)
+
+
+def test_scatter_add_refuses_a_mix(put):
+    with pytest.raises(TypeError, match=r"cupy"):
+        scatter_add(put(np.zeros((2, 2))), DeviceArray(None), put(np.zeros((1, 2))))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
+def test_float_dtypes_pass(put, dtype):
+    assert check_float(put([1], dtype)) is None
+
+
+def test_half_precision_is_refused_with_its_reason():
+    with pytest.raises(InputError, match=r"fc1\.weight has dtype float16 \(no BLAS.*CPU.*float32 or float64.*astype"):
+        check_float(np.ones(2, "float16"), "fc1.weight")
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint8", "bool"])
+def test_integers_are_refused(put, dtype):
+    with pytest.raises(InputError, match=rf"labels has dtype {dtype}; expected float32 or float64"):
+        check_float(put([1], dtype), "labels")
+
+
+# ---- fuse ------------------------------------------------------------------------------------------------------------
+
+
+def test_fuse_is_plain_on_the_host(put):
+    seen = []
+
+    @fuse
+    def double(x):
+        """Twice x."""
+        seen.append(x)
+        return x + x
+
+    x = put([1.0, 2.0])
+    assert to_numpy(double(x)).tolist() == [2.0, 4.0]
+    assert (double.__name__, double.__doc__) == ("double", "Twice x.")
+    assert seen[0] is x
+
+
+def test_fuse_compiles_once_on_cupy(fake_cupy):
+    compiled = []
+
+    def compile_kernel(function):
+        compiled.append(function)
+        return lambda x: ("one kernel", x)
+
+    fake_cupy().fuse = compile_kernel
+    x = DeviceArray(np.ones(2))
+    double = fuse(lambda x: x + x)
+    assert double(x) == ("one kernel", x)
+    assert double(x) == ("one kernel", x)
+    assert len(compiled) == 1
+    assert double(np.ones(1)).tolist() == [2.0]
+
+
+# ---- what the package imports and calls ------------------------------------------------------------------------------
+
+
+def test_importing_lorabook_is_light():
+    heavy = ["cupy", "matplotlib", "mpi4py", "scipy", "sklearn"]
+    code = f"import sys, lorabook; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr, done.returncode) == ("[]", "", 0)
+
+
+def imports(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module.partition(".")[0]
+
+
+def called(call):
+    return call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
+
+
+def is_true(node):
+    return not (isinstance(node, ast.Constant) and node.value is False)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
+def test_source_imports_and_calls(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    forbidden = {"pickle", "marshal", "shelve", "dill", "cloudpickle"}
+    if path.name != "backend.py":
+        forbidden |= {"cupy", "cupyx"}
+    assert not forbidden & set(imports(tree))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    assert not {"__import__"} & {called(c) for c in calls}
+    assert not {"eval", "exec"} & {c.func.id for c in calls if isinstance(c.func, ast.Name)}
+    assert not [k for c in calls for k in c.keywords if k.arg == "allow_pickle" and is_true(k.value)]
+
+
+def test_source_check_sees_every_file():
+    assert {"backend.py", "functional.py", "lora.py", "mlp.py"} <= {p.name for p in SOURCES}
+    tree = ast.parse("import pickle.x\nfrom cupy.cuda import y\ndef f():\n    import shelve as s")
+    assert set(imports(tree)) == {"pickle", "cupy", "shelve"}
