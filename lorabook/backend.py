@@ -23,14 +23,17 @@ def _library(array):
 
 def array_namespace(*arrays):
     """The module the arrays belong to, e.g. `numpy`; None is skipped. Raises TypeError for a mix or a non-array."""
-    names = {_library(a) for a in arrays if a is not None}
-    if len(names) == 1 and (name := names.pop()) in BACKENDS:
-        return sys.modules[name]
-    if not names <= set(BACKENDS):
-        raise TypeError(f"expected arrays of {', '.join(BACKENDS)}; got {sorted(names) or [name]}")
-    raise TypeError(
-        f"arrays of different backends in one call: {' and '.join(sorted(names))}; move one by layer.to(xp) or to_numpy"
-    )
+    arrays = [a for a in arrays if a is not None]
+    names = {_library(a) for a in arrays}
+    if not names or not names <= set(BACKENDS):
+        came = ", ".join(sorted({type(a).__name__ for a in arrays})) or "nothing"
+        raise TypeError(f"expected arrays of {', '.join(BACKENDS)}; got {came}")
+    if len(names) > 1:
+        raise TypeError(
+            f"arrays of different backends in one call: {' and '.join(sorted(names))}; "
+            "move one by layer.to(xp) or to_numpy"
+        )
+    return sys.modules[names.pop()]
 
 
 def get_xp(name="numpy"):

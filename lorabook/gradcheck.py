@@ -44,9 +44,10 @@ METHODS = {"complex": complex_step, "central": finite_difference}
 
 
 def relative_error(got, want):
-    """max |got - want| / max |want|; just max |got| where `want` vanishes."""
+    """max |got - want| / max |want|; just max |got| where `want` vanishes; infinite if a NaN is among them."""
     scale = float(np.max(np.abs(want), initial=0.0))
-    return float(np.max(np.abs(got - want), initial=0.0)) / (scale or 1.0)
+    error = float(np.max(np.abs(got - want), initial=0.0)) / (scale or 1.0)
+    return np.inf if np.isnan(error) else error  # max() over errors would pass over a NaN
 
 
 def check_layer(layer, x, rng, method="complex", dropout_seed=None):

@@ -70,9 +70,11 @@ class Layer:
 
     def to(self, xp, dtype=None):
         """Move all parameters to the array library `xp`, and to `dtype` (a name: "float64"), in place; returns self."""
-        for _, layer in self.named_layers():
-            for name, array in layer.params.items():
-                layer.params[name] = xp.asarray(to_numpy(array), dtype=getattr(xp, dtype or str(to_numpy(array).dtype)))
+        for name, array in self.params.items():
+            host = to_numpy(array)
+            self.params[name] = xp.asarray(host, dtype=getattr(xp, dtype or str(host.dtype)))
+        for child in self.children.values():
+            child.to(xp, dtype)
         return self
 
     def load(self, arrays):
@@ -103,10 +105,10 @@ class Linear(Layer):
     """y = x W^T + b. weight (d_out, d_in), bias (d_out,) or None; see `functional.linear` for the derivation."""
 
     def __init__(self, weight, bias=None):
+        array_namespace(weight, bias)
         if weight.ndim != 2 or (bias is not None and tuple(bias.shape) != (weight.shape[0],)):
             shapes = f"{tuple(weight.shape)} and {None if bias is None else tuple(bias.shape)}"
             raise InputError(f"expected weight (d_out, d_in) and bias (d_out,); got {shapes}")
-        array_namespace(weight, bias)
         super().__init__({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
 
     @classmethod

@@ -5,6 +5,8 @@ Bias corrections and rates are Python floats, so float32 parameters stay float32
 
 import math
 
+import numpy as np
+
 from .backend import array_namespace
 from .errors import InputError, NonFiniteError
 
@@ -125,7 +127,8 @@ def grad_norm(grads):
 
     A gradient so large that its square overflows its dtype counts as not finite: AdamW could not store the square.
     """
-    squares = {name: float(array_namespace(g).sum(g * g)) for name, g in grads.items()}
+    with np.errstate(over="ignore"):  # said below, with the name
+        squares = {name: float(array_namespace(g).sum(g * g)) for name, g in grads.items()}
     for name, square in squares.items():
         if not math.isfinite(square):
             raise NonFiniteError(f"the gradient of {name} is not finite (NaN, Inf, or too large to square)")

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, field
 
 from ..errors import InputError
-from .lora import INITIALISATIONS, check_dropout, check_scaling
+from .lora import check_dropout, check_initialisation, check_scaling
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,7 @@ class LoRAConfig:
         for lora_alpha in (self.lora_alpha, *self.alpha_pattern.values()):
             check_scaling(self.r, lora_alpha, self.use_rslora)
         check_dropout(self.lora_dropout)
-        if self.init_lora_weights not in INITIALISATIONS:
-            raise InputError(f"init_lora_weights must be one of {INITIALISATIONS}; got {self.init_lora_weights!r}")
+        check_initialisation(self.init_lora_weights)
         if not isinstance(self.target_modules, str):
             object.__setattr__(self, "target_modules", tuple(self.target_modules))
         patterns = (*self.rank_pattern, *self.alpha_pattern)

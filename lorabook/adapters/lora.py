@@ -17,7 +17,7 @@ def check_scaling(r, lora_alpha, use_rslora):
     """lora_alpha / r, or lora_alpha / sqrt(r) with rank-stabilised LoRA (Kalajdzievski 2023, arXiv:2312.03732)."""
     if isinstance(lora_alpha, bool) or not isinstance(lora_alpha, int | float) or not math.isfinite(lora_alpha):
         raise InputError(f"lora_alpha must be a finite number; got {lora_alpha!r}")
-    return lora_alpha / (math.sqrt(r) if use_rslora else r)
+    return float(lora_alpha) / (math.sqrt(r) if use_rslora else r)
 
 
 def check_dropout(lora_dropout):
@@ -27,6 +27,13 @@ def check_dropout(lora_dropout):
     return lora_dropout
 
 
+def check_initialisation(init_lora_weights):
+    """init_lora_weights, or InputError: True, "gaussian" or False, and not 1 or 0."""
+    if not any(init_lora_weights is known or init_lora_weights == known == "gaussian" for known in INITIALISATIONS):
+        raise InputError(f"init_lora_weights must be one of {INITIALISATIONS}; got {init_lora_weights!r}")
+    return init_lora_weights
+
+
 def initial_factors(init_lora_weights, r, d_out, d_in, rng):
     """Host float64 (lora_A, lora_B). One of the two is zero, so that the update starts at zero; except for False.
 
@@ -34,8 +41,7 @@ def initial_factors(init_lora_weights, r, d_out, d_in, rng):
     "gaussian":  A ~ N(0, (1 / r)^2),     B = 0      the paper's words, with PEFT's variance
     False:       A ~ U(+-1 / sqrt(d_in)), B ~ U(+-1 / sqrt(r)): the update is not zero
     """
-    if not any(init_lora_weights is known or init_lora_weights == known == "gaussian" for known in INITIALISATIONS):
-        raise InputError(f"init_lora_weights must be one of {INITIALISATIONS}; got {init_lora_weights!r}")
+    check_initialisation(init_lora_weights)
     if init_lora_weights == "gaussian":
         lora_A = rng.normal(0, 1 / r, (r, d_in))
     else:
@@ -159,7 +165,11 @@ class LoRALinear(Layer):
         z = xd @ A.T if merged_order else F.rows(z)  # (N, r)
 
         dz = s * (dout @ B)  # (N, r)
-        grads = {"lora_A": dz.T @ xd, "lora_B": s * (dout.T @ z)}  # (r, d_in), (d_out, r)
+        grads = {}
+        if "lora_A" in self.trainable:
+            grads["lora_A"] = dz.T @ xd  # (r, d_in)
+        if "lora_B" in self.trainable:
+            grads["lora_B"] = s * (dout.T @ z)  # (d_out, r)
         if "bias" in self.trainable:
             grads["bias"] = array_namespace(dout).sum(dout, axis=0)
         if "weight" in self.trainable:

@@ -2,6 +2,8 @@
 
 import math
 
+from ..backend import array_namespace
+
 
 def count(arrays):
     """Number of entries in {name: array}."""
@@ -40,4 +42,4 @@ def memory_table(model, optimizer_slots=2):
 
 
 def _bytes(arrays):
-    return sum(math.prod(a.shape) * a.dtype.itemsize for a in arrays.values())
+    return sum(math.prod(a.shape) * array_namespace(a).finfo(a.dtype).bits // 8 for a in arrays.values())
