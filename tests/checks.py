@@ -1,6 +1,9 @@
 import numpy as np
 
+from lorabook import LoRAConfig, LoRALinear, inject
 from lorabook.backend import array_namespace, to_numpy
+from lorabook.layers import Activation, LayerNorm, Linear, Sequential, Softmax
+from lorabook.models import MLP
 
 TOLERANCES = {"float32": 2e-6, "float64": 1e-12}
 
@@ -33,3 +36,58 @@ def move(layer, put, dtype=None):
 def same_bits(got, want):
     got, want = to_numpy(got), to_numpy(want)
     return got.dtype == want.dtype and got.shape == want.shape and got.tobytes() == want.tobytes()
+
+
+# ---- one of each layer, 5 features in, float64, nothing at rest ------------------------------------------------------
+
+
+def linear(rng, d_in=5, d_out=7, bias=True):
+    return Linear(rng.standard_normal((d_out, d_in)), rng.standard_normal(d_out) if bias else None)
+
+
+def lora(rng, order="factored", also=(), bias=True, **options):
+    base = linear(rng, bias=bias)
+    layer = LoRALinear(base, r=4, lora_alpha=3, init_lora_weights=False, rng=rng, order=order, **options)
+    layer.trainable |= set(also)
+    return layer
+
+
+def lora_mlp(rng):
+    model = MLP((5, 8, 7), "gelu", rng=rng).to(np, "float64")
+    inject(model, LoRAConfig(r=3, lora_alpha=2, init_lora_weights=False, rank_pattern={"fc2": 4}), rng)
+    return model
+
+
+LAYERS = {
+    "linear": linear,
+    "linear_no_bias": lambda rng: linear(rng, bias=False),
+    "layer_norm": lambda rng: LayerNorm(rng.standard_normal(5), rng.standard_normal(5), eps=0.1),
+    "gelu": lambda rng: Activation("gelu"),
+    "gelu_tanh": lambda rng: Activation("gelu_tanh"),
+    "silu": lambda rng: Activation("silu"),
+    "softmax": lambda rng: Softmax(),
+    "mlp": lambda rng: MLP((5, 8, 7), "silu", rng=rng).to(np, "float64"),
+    "lora_factored": lora,
+    "lora_merged": lambda rng: lora(rng, "merged"),
+    "lora_auto": lambda rng: lora(rng, "auto"),
+    "lora_no_bias": lambda rng: lora(rng, bias=False),
+    "lora_bias": lambda rng: lora(rng, also=["bias"]),
+    "lora_weight_factored": lambda rng: lora(rng, also=["weight"]),
+    "lora_weight_merged": lambda rng: lora(rng, "merged", also=["weight", "bias"]),
+    "lora_rslora": lambda rng: lora(rng, use_rslora=True),
+    "lora_dropout": lambda rng: lora(rng, "auto", lora_dropout=0.4),
+    "lora_dropout_weight": lambda rng: lora(rng, lora_dropout=0.4, also=["weight", "bias"]),
+    "lora_mlp": lora_mlp,
+    "lora_stack": lambda rng: Sequential({"first": lora(rng, "merged"), "second": linear(rng, 7, 9)}),
+}
+
+
+def dropout_seed(name):
+    """The seed of the training pass for layers with dropout, None for the others."""
+    return 7 if "dropout" in name else None
+
+
+def run(layer, x, dout, seed=None, **options):
+    """Output, dx and gradients of one pass."""
+    y, cache = layer.forward(x, None if seed is None else np.random.default_rng(seed))
+    return y, *layer.backward(dout, cache, **options)
