@@ -9,10 +9,12 @@ from .lora import LoRALinear
 
 
 def _children(model):
-    """(dotted path, parent layer, name in the parent, child) of every layer inside the model."""
-    for prefix, parent in model.named_layers():
-        for name, child in parent.children.items():
-            yield (f"{prefix}.{name}" if prefix else name), parent, name, child
+    """(dotted path, parent layer, name in the parent, child) of every layer inside the model, in the model's order."""
+    layers = dict(model.named_layers())
+    for path, child in layers.items():
+        if path:
+            parent, _, name = path.rpartition(".")
+            yield path, layers[parent], name, child
 
 
 def adapters(model):

@@ -1,0 +1,517 @@
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+from checks import TOLERANCES, assert_close, assert_lives_on, linear, lora, move, run, same_bits
+
+from lorabook import LoRAConfig, LoRALinear, inject, memory_table, merge, unmerge
+from lorabook.adapters import adapters, unload
+from lorabook.adapters.lora import merging_is_cheaper
+from lorabook.backend import to_numpy
+from lorabook.errors import InputError
+from lorabook.layers import Linear, Sequential
+from lorabook.models import MLP
+
+ORDERS = pytest.mark.parametrize("order", ["factored", "merged", "auto"])
+SIZES = pytest.mark.parametrize(
+    ("d_in", "d_out", "r", "N", "seed"),
+    [(5, 7, 2, 3, 0), (64, 48, 8, 17, 1), (96, 160, 16, 200, 2), (33, 3, 3, 1, 3), (1, 9, 1, 4, 4)],
+)
+
+
+def of_size(d_in, d_out, r, seed, dtype="float64", **options):
+    rng = np.random.default_rng(seed)
+    base = Linear.random(d_in, d_out, rng).to(np, dtype)
+    return LoRALinear(base, r=r, init_lora_weights=False, rng=rng, **options), rng
+
+
+# ---- scaling ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("r", "lora_alpha"), [(1, 16), (4, 16), (4, 3), (3, 0.5), (5, -2.0), (2, 0)])
+def test_scaling(rng, r, lora_alpha):
+    assert LoRALinear(linear(rng), r, lora_alpha).scaling == lora_alpha / r
+    assert LoRALinear(linear(rng), r, lora_alpha, use_rslora=True).scaling == lora_alpha / math.sqrt(r)
+
+
+def test_default_scaling_is_two(rng):
+    assert LoRALinear(linear(rng, 9, 8)).scaling == 2.0
+
+
+def test_delta_weight(put, rng):
+    layer = move(lora(rng), put)
+    delta = layer.delta_weight()
+    A, B = to_numpy(layer.params["lora_A"]), to_numpy(layer.params["lora_B"])
+    assert_lives_on(put([0.0]), delta)
+    assert_close(delta, 3 / 4 * np.einsum("or,ri->oi", B, A))
+
+
+def test_numpy_scalar_as_lora_alpha_does_not_upcast():
+    layer, rng = of_size(5, 7, 2, 0, "float32", lora_alpha=np.float64(3), order="factored")
+    x, dout = rng.standard_normal((4, 5)).astype("float32"), rng.standard_normal((4, 7)).astype("float32")
+    y, dx, grads = run(layer, x, dout)
+    assert_lives_on(x, y, dx, layer.delta_weight(), *grads.values())
+
+
+# ---- initialisation --------------------------------------------------------------------------------------------------
+
+
+def factors(init_lora_weights, seed=0):
+    rng = np.random.default_rng(seed)
+    layer = LoRALinear(Linear.random(300, 200, rng), r=50, init_lora_weights=init_lora_weights, rng=rng)
+    return layer.params["lora_A"], layer.params["lora_B"]
+
+
+def test_default_init_is_uniform_A_and_zero_B():
+    A, B = factors(True)
+    bound = 1 / math.sqrt(300)
+    assert np.max(np.abs(A)) <= bound
+    assert scipy.stats.kstest(A.ravel(), scipy.stats.uniform(-bound, 2 * bound).cdf).pvalue > 0.01
+    assert not np.any(B)
+
+
+def test_gaussian_init_has_std_one_over_r():
+    A, B = factors("gaussian")
+    assert scipy.stats.kstest(A.ravel(), scipy.stats.norm(0, 1 / 50).cdf).pvalue > 0.01
+    assert not np.any(B)
+
+
+def test_init_false_moves_both_factors():
+    A, B = factors(False)
+    for factor, bound in ((A, 1 / math.sqrt(300)), (B, 1 / math.sqrt(50))):
+        assert np.max(np.abs(factor)) <= bound
+        assert scipy.stats.kstest(factor.ravel(), scipy.stats.uniform(-bound, 2 * bound).cdf).pvalue > 0.01
+
+
+@pytest.mark.parametrize("init", [True, "gaussian", False])
+def test_same_seed_same_factors(init):
+    assert all(map(same_bits, factors(init, 1), factors(init, 1)))
+    assert not same_bits(factors(init, 1)[0], factors(init, 2)[0])
+
+
+@ORDERS
+@pytest.mark.parametrize("init", [True, "gaussian"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_output_at_init_is_that_of_the_base(rng, order, init, dtype):
+    base = linear(rng).to(np, dtype)
+    layer = LoRALinear(base, 4, order=order, init_lora_weights=init)
+    x = rng.standard_normal((6, 5)).astype(dtype)
+    assert same_bits(layer.forward(x)[0], base.forward(x)[0])
+
+
+def test_factors_take_the_dtype_and_backend_of_the_base(put, rng):
+    base = move(linear(rng), put, "float32")
+    layer = LoRALinear(base, 4)
+    assert_lives_on(put([0], "float32"), *layer.params.values())
+    assert all(layer.params[name] is base.params[name] for name in base.params)
+    assert layer.trainable == {"lora_A", "lora_B"}
+
+
+# ---- forward and backward --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", ["factored", "merged"])
+def test_by_hand(put, order):
+    base = Linear(put([[1.0, 2.0], [3.0, 4.0]]))
+    layer = LoRALinear(base, r=1, lora_alpha=3, order=order)
+    layer.load({"weight": base.params["weight"], "lora_A": np.array([[1.0, -1.0]]), "lora_B": np.array([[2.0], [1.0]])})
+    y, dx, grads = run(layer, put([[1.0, 2.0]]), put([[1.0, 10.0]]))
+    assert to_numpy(y).tolist() == [[5 - 3 * 2, 11 - 3 * 1]]  # W x = (5, 11); A x = -1
+    assert to_numpy(grads["lora_B"]).tolist() == [[3 * 1 * -1], [3 * 10 * -1]]
+    assert to_numpy(grads["lora_A"]).tolist() == [[36 * 1, 36 * 2]]  # dz = 3 (1 * 2 + 10 * 1) = 36
+    assert to_numpy(dx).tolist() == [[31 + 36, 42 - 36]]  # dout W = (31, 42)
+    assert grads.keys() == {"lora_A", "lora_B"}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("order", ["factored", "merged"])
+def test_forward_and_backward(put, rng, dtype, order):
+    layer = lora(rng, order, also=["weight", "bias"])
+    W, b, A, B = (layer.params[n] for n in ("weight", "bias", "lora_A", "lora_B"))
+    x, dout = rng.standard_normal((6, 5)), rng.standard_normal((6, 7))
+    y, dx, grads = run(move(layer, put, dtype), put(x, dtype), put(dout, dtype))
+    merged, full, tolerance = W + 0.75 * B @ A, dout.T @ x, 4 * TOLERANCES[dtype]
+    assert_lives_on(put(x, dtype), y, dx, *grads.values())
+    assert_close(y, x @ merged.T + b, tolerance)
+    assert_close(dx, dout @ merged, tolerance)
+    assert_close(grads["lora_A"], 0.75 * B.T @ full, tolerance)
+    assert_close(grads["lora_B"], 0.75 * full @ A.T, tolerance)
+    assert_close(grads["weight"], full, tolerance)
+    assert_close(grads["bias"], dout.sum(axis=0), tolerance)
+
+
+@SIZES
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_both_orders_and_merging_give_the_same(d_in, d_out, r, N, seed, dtype):
+    factored, rng = of_size(d_in, d_out, r, seed, dtype, order="factored")
+    merged, _ = of_size(d_in, d_out, r, seed, dtype, order="merged")
+    x, dout = rng.standard_normal((N, d_in)).astype(dtype), rng.standard_normal((N, d_out)).astype(dtype)
+    y, dx, grads = run(factored, x, dout)
+    y_, dx_, grads_ = run(merged, x, dout)
+    assert_close(y_, y, TOLERANCES[dtype])
+    assert_close(dx_, dx, TOLERANCES[dtype])
+    assert_close(grads_["lora_A"], grads["lora_A"], TOLERANCES[dtype])
+    assert_close(grads_["lora_B"], grads["lora_B"], TOLERANCES[dtype])
+    factored.merge()
+    assert_close(factored.forward(x)[0], y, TOLERANCES[dtype])
+
+
+@ORDERS
+def test_rank_indices_can_be_permuted(rng, order):
+    layer, x, dout = lora(rng, order), rng.standard_normal((6, 5)), rng.standard_normal((6, 7))
+    y, dx, grads = run(layer, x, dout)
+    order_of_ranks = [2, 0, 3, 1]
+    layer.params["lora_A"] = layer.params["lora_A"][order_of_ranks]
+    layer.params["lora_B"] = layer.params["lora_B"][:, order_of_ranks]
+    y_, dx_, grads_ = run(layer, x, dout)
+    assert_close(y_, y)
+    assert_close(dx_, dx)
+    assert_close(grads_["lora_A"], grads["lora_A"][order_of_ranks])
+    assert_close(grads_["lora_B"], grads["lora_B"][:, order_of_ranks])
+
+
+@ORDERS
+def test_gradients_are_projections_of_the_full_one(rng, order):
+    layer, x, dout = lora(rng, order, also=["weight"]), rng.standard_normal((6, 5)), rng.standard_normal((6, 7))
+    _, _, grads = run(layer, x, dout)
+    dW, A, B, s = grads["weight"], layer.params["lora_A"], layer.params["lora_B"], layer.scaling
+    assert_close(dW, dout.T @ x)
+    assert_close(grads["lora_B"], s * dW @ A.T)
+    assert_close(grads["lora_A"], s * B.T @ dW)
+
+
+@ORDERS
+def test_at_init_only_lora_B_has_a_gradient(rng, order):
+    layer = LoRALinear(linear(rng), 4, order=order)
+    _, _, grads = run(layer, rng.standard_normal((6, 5)), rng.standard_normal((6, 7)))
+    assert not np.any(grads["lora_A"])
+    assert np.all(grads["lora_B"] != 0)
+
+
+# ---- which order -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("N", "d_in", "d_out", "cheaper"),
+    [(2, 4, 4, False), (3, 4, 4, True), (192, 384, 384, False), (193, 384, 384, True), (1, 1, 1, True)],
+)
+def test_when_merging_is_cheaper(N, d_in, d_out, cheaper):
+    assert merging_is_cheaper(N, d_in, d_out) is cheaper
+
+
+def test_merging_is_cheaper_counts_flops(rng):
+    for N, d_in, d_out, r in rng.integers(1, 200, (50, 4)):
+        assert merging_is_cheaper(N, d_in, d_out) == (2 * r * d_in * d_out < 2 * N * r * (d_in + d_out))
+
+
+@pytest.mark.parametrize(("shape", "merges"), [((2, 5), False), ((3, 5), True), ((2, 1, 5), False), ((2, 2, 5), True)])
+def test_auto_takes_the_cheaper_order(rng, shape, merges):
+    x = rng.standard_normal(shape)
+    auto = run_bits(lora(np.random.default_rng(1), "auto"), x)
+    assert auto == run_bits(lora(np.random.default_rng(1), "merged" if merges else "factored"), x)
+    assert auto != run_bits(lora(np.random.default_rng(1), "factored" if merges else "merged"), x)
+
+
+def run_bits(layer, x):
+    return layer.forward(x)[0].tobytes()
+
+
+# ---- dropout ---------------------------------------------------------------------------------------------------------
+
+
+def masks(p, seed=0):
+    """The mask itself: with W = 0, A = B = 1 and s = 1 the output for x = 1 is M."""
+    layer = LoRALinear(Linear(np.zeros((50, 50))), r=50, lora_alpha=50, lora_dropout=p)
+    layer.load({"weight": np.zeros((50, 50)), "lora_A": np.eye(50), "lora_B": np.eye(50)})
+    return layer.forward(np.ones((200, 50)), np.random.default_rng(seed))[0]
+
+
+@pytest.mark.parametrize("p", [0.1, 0.4, 0.75])
+def test_mask_keeps_the_mean(p):
+    M = masks(p)
+    assert set(np.unique(M)) == {0.0, 1 / (1 - p)}
+    assert abs(np.mean(M == 0) - p) < 0.02
+    assert abs(np.mean(M) - 1) < 0.05
+    assert not same_bits(M, masks(p, seed=1))
+
+
+def test_no_dropout_in_evaluation_or_at_zero(rng):
+    layer, plain = (lora(np.random.default_rng(1), lora_dropout=p) for p in (0.5, 0.0))
+    x = rng.standard_normal((6, 5))
+    assert same_bits(layer.forward(x)[0], plain.forward(x)[0])
+    assert same_bits(plain.forward(x, np.random.default_rng(0))[0], plain.forward(x)[0])
+
+
+@ORDERS
+def test_dropout_masks_the_update_alone(put, rng, order):
+    layer = lora(rng, order, lora_dropout=0.4)
+    W, b, A, B = (layer.params[n] for n in ("weight", "bias", "lora_A", "lora_B"))
+    x, dout = rng.standard_normal((2, 3, 5)), rng.standard_normal((2, 3, 7))
+    M = (np.random.default_rng(3).random((2, 3, 5)) >= 0.4) / 0.6
+    y, dx, grads = run(move(layer, put), put(x), put(dout), seed=3)
+    assert_close(y, x @ W.T + b + 0.75 * (x * M) @ A.T @ B.T)
+    assert_close(dx, dout @ W + 0.75 * (dout @ B @ A) * M)
+    assert_close(grads["lora_A"], 0.75 * np.einsum("bto,or,bti->ri", dout, B, x * M))
+    assert_close(grads["lora_B"], 0.75 * np.einsum("bto,bti,ri->or", dout, x * M, A))
+
+
+# ---- merge and unmerge -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_unmerge_puts_the_same_array_back(put, rng, dtype):
+    layer = move(lora(rng), put, dtype)
+    weight, before = layer.params["weight"], to_numpy(layer.params["weight"]).copy()
+    for _ in range(3):
+        layer.merge()
+        assert layer.merged
+        assert_lives_on(weight, layer.params["weight"])
+        assert not same_bits(layer.params["weight"], before)
+        layer.unmerge()
+        assert not layer.merged
+        assert layer.params["weight"] is weight
+        assert same_bits(weight, before)
+
+
+def test_merged_weight(rng):
+    layer = lora(rng)
+    want = layer.params["weight"] + 0.75 * layer.params["lora_B"] @ layer.params["lora_A"]
+    layer.merge()
+    assert_close(layer.params["weight"], want, 1e-15)
+
+
+def test_merging_or_unmerging_twice_changes_nothing(rng):
+    layer = lora(rng)
+    weight = layer.params["weight"]
+    layer.unmerge()
+    assert layer.params["weight"] is weight
+    layer.merge()
+    merged = layer.params["weight"]
+    layer.merge()
+    assert layer.params["weight"] is merged
+    layer.unmerge()
+    layer.unmerge()
+    assert layer.params["weight"] is weight
+
+
+def test_merged_forward_ignores_dropout(rng):
+    layer, x = lora(rng, lora_dropout=0.5), rng.standard_normal((6, 5))
+    y, _ = layer.forward(x)
+    layer.merge()
+    assert_close(layer.forward(x, rng)[0], y)
+
+
+def test_backward_after_a_merged_forward_is_refused(rng):
+    layer, x = lora(rng), rng.standard_normal((6, 5))
+    layer.merge()
+    _, cache = layer.forward(x)
+    for state in (layer.merge, layer.unmerge):
+        state()
+        with pytest.raises(InputError, match=r"merged in the forward pass; call unmerge\(\) before training"):
+            layer.backward(rng.standard_normal((6, 7)), cache)
+
+
+@ORDERS
+def test_merging_between_forward_and_backward_does_no_harm(rng, order):
+    layer, x, dout = lora(rng, order), rng.standard_normal((6, 5)), rng.standard_normal((6, 7))
+    _, cache = layer.forward(x)
+    dx, grads = layer.backward(dout, cache)
+    layer.merge()
+    dx_, grads_ = layer.backward(dout, cache)
+    assert same_bits(dx_, dx)
+    assert all(same_bits(grads_[n], grads[n]) for n in grads)
+
+
+# ---- inject ----------------------------------------------------------------------------------------------------------
+
+
+def mlp(seed=0):
+    return MLP((6, 8, 9, 7), rng=np.random.default_rng(seed))
+
+
+def nested(seed=0):
+    rng = np.random.default_rng(seed)
+    return Sequential({"a": MLP((6, 8, 9), rng=rng), "b": MLP((9, 8, 6), rng=rng), "xfc1": linear(rng, 6, 6)})
+
+
+ALL = ["a.fc1", "a.fc2", "b.fc1", "b.fc2", "xfc1"]
+
+
+@pytest.mark.parametrize(
+    ("targets", "paths"),
+    [
+        ("all-linear", ALL),
+        (["fc1"], ["a.fc1", "b.fc1"]),
+        (["fc2", "fc1"], ALL[:4]),
+        (["a.fc1", "xfc1"], ["a.fc1", "xfc1"]),
+        (("fc2",), ["a.fc2", "b.fc2"]),
+        (r".*fc1", ["a.fc1", "b.fc1", "xfc1"]),
+        (r"[ab]\.fc[13]", ["a.fc1", "b.fc1"]),
+        ("xfc1", ["xfc1"]),
+    ],
+    ids=str,
+)
+def test_targets(targets, paths):
+    model = nested()
+    assert inject(model, LoRAConfig(r=2, target_modules=targets)) == paths
+    assert list(adapters(model)) == paths
+    assert set(model.trainable_params()) == {f"{p}.{n}" for p in paths for n in ("lora_A", "lora_B")}
+
+
+def test_first_matching_pattern_counts():
+    ranks = {r"b\.fc1": 5, "fc1": 3, ".*": 2}
+    alphas = {"fc2": 7, r"a\.fc2": 9}
+    model = nested()
+    inject(model, LoRAConfig(r=4, lora_alpha=12, rank_pattern=ranks, alpha_pattern=alphas))
+    assert {p: (a.r, a.lora_alpha, a.scaling) for p, a in adapters(model).items()} == {
+        "a.fc1": (3, 12, 4),
+        "a.fc2": (2, 7, 3.5),
+        "b.fc1": (5, 12, 2.4),
+        "b.fc2": (2, 7, 3.5),
+        "xfc1": (2, 12, 6),
+    }
+    reverse = nested()
+    inject(reverse, LoRAConfig(r=4, rank_pattern=dict(reversed(ranks.items()))))
+    assert {a.r for a in adapters(reverse).values()} == {2}
+
+
+def test_pattern_matches_the_end_of_a_path_at_a_dot():
+    config = LoRAConfig(r=4, rank_pattern={"fc1": 3})
+    assert [config.for_layer(p)[0] for p in ("fc1", "a.fc1", "xfc1", "fc1.x")] == [3, 3, 4, 4]
+
+
+def test_options_reach_the_layers():
+    config = LoRAConfig(r=4, lora_alpha=3, use_rslora=True, lora_dropout=0.25, init_lora_weights=False)
+    model = mlp()
+    inject(model, config)
+    for layer in adapters(model).values():
+        assert (layer.r, layer.scaling, layer.lora_dropout, layer.use_rslora) == (4, 1.5, 0.25, True)
+        assert np.any(layer.params["lora_B"])
+
+
+def test_names_and_arrays_stay():
+    model = mlp()
+    before = model.named_params()
+    inject(model, LoRAConfig(r=4, target_modules=["fc1", "fc3"]))
+    after = model.named_params()
+    assert list(before) == [n for n in after if "lora_" not in n]
+    assert all(after[n] is before[n] for n in before)
+    assert [n for n in after if "lora_" in n] == ["fc1.lora_A", "fc1.lora_B", "fc3.lora_A", "fc3.lora_B"]
+    assert list(model.children) == ["fc1", "act1", "fc2", "act2", "fc3"]
+
+
+def test_output_stays_until_the_first_step(put, rng):
+    model, x = move(mlp(), put, "float64"), put(rng.standard_normal((4, 6)))
+    y = to_numpy(model.forward(x)[0])
+    inject(model, LoRAConfig(r=4))
+    assert same_bits(model.forward(x)[0], y)
+    assert_lives_on(x, *model.named_params().values())
+
+
+def test_same_seed_same_adapters():
+    models = [mlp() for _ in range(4)]
+    for model, seed in zip(models, (None, 0, 0, 1), strict=True):
+        rng = None if seed is None else np.random.default_rng(seed)
+        inject(model, LoRAConfig(r=4, init_lora_weights=False), rng)
+    default, first, second, other = (m.trainable_params() for m in models)
+    assert all(same_bits(first[n], second[n]) and same_bits(first[n], default[n]) for n in first)
+    assert not any(same_bits(first[n], other[n]) for n in first)
+    assert not same_bits(first["fc2.lora_A"], first["fc3.lora_A"][:, :8])
+
+
+REFUSED = {
+    "rank too large": LoRAConfig(r=7),
+    "rank_pattern too large": LoRAConfig(r=2, rank_pattern={"fc3": 8}),
+    "no such target": LoRAConfig(r=2, target_modules=["fc1", "fc9"]),
+    "regex without match": LoRAConfig(r=2, target_modules="fc"),
+    "no target": LoRAConfig(r=2, target_modules=[]),
+    "activation": LoRAConfig(r=2, target_modules=["act1"]),
+    "unused rank_pattern": LoRAConfig(r=2, target_modules=["fc1"], rank_pattern={"fc2": 1}),
+    "unused alpha_pattern": LoRAConfig(r=2, target_modules=["fc1"], alpha_pattern={"fc2": 1}),
+}
+
+
+@pytest.mark.parametrize("config", REFUSED.values(), ids=REFUSED)
+def test_refused_inject_changes_nothing(config):
+    model = mlp()
+    children, params, trainable = dict(model.children), model.named_params(), list(model.trainable_params())
+    with pytest.raises(InputError):
+        inject(model, config)
+    assert model.children == children
+    assert list(model.trainable_params()) == trainable == list(params)
+    assert all(array is params[n] for n, array in model.named_params().items())
+
+
+def test_second_inject_is_refused():
+    model = mlp()
+    inject(model, LoRAConfig(r=2, target_modules=["fc1"]))
+    before = model.named_params()
+    with pytest.raises(InputError, match=r"has adapters already.*unload"):
+        inject(model, LoRAConfig(r=2, target_modules=["fc2"]))
+    assert model.named_params().keys() == before.keys()
+    assert list(adapters(model)) == ["fc1"]
+
+
+def test_merge_and_unmerge_a_model(rng):
+    model, x = mlp().to(np, "float64"), rng.standard_normal((4, 6))
+    weights = model.named_params()
+    inject(model, LoRAConfig(r=4, init_lora_weights=False))
+    y, _ = model.forward(x)
+    merge(model)
+    assert all(layer.merged for layer in adapters(model).values())
+    assert_close(model.forward(x)[0], y)
+    unmerge(model)
+    assert all(model.named_params()[n] is weights[n] for n in weights)
+    assert same_bits(model.forward(x)[0], y)
+
+
+@pytest.mark.parametrize("merged", [True, False])
+def test_unload_leaves_a_plain_frozen_model(rng, merged):
+    model, x = mlp().to(np, "float64"), rng.standard_normal((4, 6))
+    names, base = list(model.named_params()), model.forward(x)[0]
+    inject(model, LoRAConfig(r=4, init_lora_weights=False, target_modules=["fc1", "fc3"]))
+    adapted, _ = model.forward(x)
+    if merged:
+        merge(model)
+    unload(model)
+    assert adapters(model) == {}
+    assert list(model.named_params()) == names
+    assert model.trainable_params() == {}
+    assert {type(model.children[n]) for n in ("fc1", "fc2", "fc3")} == {Linear}
+    assert_close(model.forward(x)[0], adapted if merged else base)
+    assert inject(model, LoRAConfig(r=2)) == ["fc1", "fc2", "fc3"]
+
+
+def test_targets_become_a_tuple():
+    config = LoRAConfig(target_modules=["fc1", "fc2"])
+    assert config.target_modules == ("fc1", "fc2")
+    assert LoRAConfig(target_modules="fc1").target_modules == "fc1"
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("float64", 8)])
+def test_memory_table_by_hand(put, dtype, size):
+    model = move(MLP((4, 3, 2), rng=np.random.default_rng(0)), put, dtype)
+    inject(model, LoRAConfig(r=1))
+    base, factors = (12 + 3) + (6 + 2), (4 + 3) + (3 + 2)
+    full, trained = memory_table(model)
+    assert (full["method"], full["trained"]) == ("full", base)
+    assert [full[n] for n in ("weights", "gradients", "optimizer")] == [size * base, size * base, 2 * size * base]
+    assert full["total"] == 4 * size * base
+    assert (trained["method"], trained["trained"]) == ("this model", factors)
+    assert trained["share"] == factors / (base + factors)
+    assert trained["weights"] == size * (base + factors)
+    assert [trained[n] for n in ("gradients", "optimizer")] == [size * factors, 2 * size * factors]
+    assert trained["total"] == size * (base + 4 * factors)
+
+
+@pytest.mark.parametrize("slots", [0, 1])
+def test_memory_of_other_optimizers(slots):
+    model = mlp()
+    inject(model, LoRAConfig(r=1))
+    for row in memory_table(model, slots):
+        assert row["optimizer"] == slots * row["gradients"]
+        assert row["total"] == row["weights"] + row["gradients"] + row["optimizer"]
