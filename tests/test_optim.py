@@ -1,0 +1,191 @@
+import math
+
+import numpy as np
+import pytest
+from checks import assert_close, assert_lives_on, same_bits
+
+from lorabook.backend import to_numpy
+from lorabook.optim import OPTIMIZERS, SGD, AdamW, clip_grad_norm, grad_norm, schedule
+
+DTYPES = pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float64", 1e-14)])
+STEPS = 10
+
+
+def drawn(rng, dtype):
+    """Parameters, and for each step gradients, rounded to `dtype` and held in float64."""
+    shapes = {"a": (2, 3), "b": (4,)}
+
+    def draw():
+        return {n: rng.standard_normal(shape).astype(dtype).astype(float) for n, shape in shapes.items()}
+
+    return draw(), [draw() for _ in range(STEPS)]
+
+
+def sgd(p, grads, lr, momentum=0.0, weight_decay=0.0):
+    """One entry: p after all steps, and its velocity."""
+    v = 0.0
+    for g, factor in grads:
+        v = momentum * v + g + weight_decay * p
+        p = p - lr * factor * v
+    return p, v
+
+
+def adamw(p, grads, lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
+    """One entry: p after all steps, and its two moments."""
+    m = v = 0.0
+    for t, (g, factor) in enumerate(grads, start=1):
+        m = betas[0] * m + (1 - betas[0]) * g
+        v = betas[1] * v + (1 - betas[1]) * g**2
+        m_hat, v_hat = m / (1 - betas[0] ** t), v / (1 - betas[1] ** t)
+        p = p - lr * factor * weight_decay * p - lr * factor * m_hat / (math.sqrt(v_hat) + eps)
+    return p, m, v
+
+
+@DTYPES
+@pytest.mark.parametrize(
+    ("optimizer", "recurrence", "options"),
+    [
+        (SGD, sgd, {"lr": 0.1}),
+        (SGD, sgd, {"lr": 0.1, "momentum": 0.8}),
+        (SGD, sgd, {"lr": 0.1, "momentum": 0.8, "weight_decay": 0.3}),
+        (AdamW, adamw, {"lr": 0.1}),
+        (AdamW, adamw, {"lr": 0.1, "weight_decay": 0.3}),
+        (AdamW, adamw, {"lr": 0.1, "betas": (0.5, 0.7), "eps": 0.2, "weight_decay": 0.3}),
+        (AdamW, adamw, {"lr": 0.1, "betas": (0.0, 0.0)}),
+    ],
+    ids=["sgd", "momentum", "sgd decay", "adamw", "adamw decay", "adamw other betas and eps", "adamw no memory"],
+)
+def test_ten_steps(put, rng, dtype, tolerance, optimizer, recurrence, options):
+    start, grads = drawn(rng, dtype)
+    factors = [1.0, 0.5, 0.25, 2.0, 1.0, 1.0, 0.0, 1.0, 0.1, 1.0]
+    params = {n: put(a, dtype) for n, a in start.items()}
+    held, taking = dict(params), optimizer(**options)
+    for step, factor in zip(grads, factors, strict=True):
+        given = {n: put(g, dtype) for n, g in step.items()}
+        assert taking.step(params, given, factor) is None
+        assert all(same_bits(given[n], step[n].astype(dtype)) for n in step)
+    assert taking.step_count == STEPS
+    for name, param in params.items():
+        assert param is held[name]
+        assert_lives_on(put([0], dtype), param, *(taking.state[slot][name] for slot in taking.slots))
+        results = [param, *(taking.state[slot][name] for slot in taking.slots)]
+        wanted = np.empty((len(results), *start[name].shape))
+        for i in np.ndindex(*start[name].shape):
+            history = [(g[name][i], factor) for g, factor in zip(grads, factors, strict=True)]
+            wanted[(slice(None), *i)] = recurrence(start[name][i], history, **options)
+        for result, want in zip(results, wanted, strict=True):
+            assert_close(result, want, tolerance)
+
+
+def test_first_step_of_adamw_is_lr_whatever_the_gradient(put):
+    params = {"p": put([0.0, 0.0, 0.0])}
+    AdamW(lr=0.01).step(params, {"p": put([1e-3, -5.0, 200.0])})
+    assert_close(params["p"], np.array([-0.01, 0.01, -0.01]), 2e-5)
+
+
+def test_decay_without_gradient(put):
+    for optimizer, kept in ((AdamW(lr=0.1, weight_decay=0.2), 0.98), (SGD(lr=0.1, weight_decay=0.2), 0.98)):
+        params = {"p": put([1.0, -2.0])}
+        optimizer.step(params, {"p": put([0.0, 0.0])})
+        assert_close(params["p"], [kept, -2 * kept], 1e-15)
+
+
+def test_zero_rate_changes_no_bit(put, rng):
+    for optimizer in (SGD(lr=0.0, momentum=0.9), AdamW(lr=0.0, weight_decay=0.1), AdamW(lr=0.1)):
+        host = rng.standard_normal(5)
+        params = {"p": put(host)}
+        optimizer.step(params, {"p": put(np.ones(5))}, 0.0 if optimizer.lr else 1.0)
+        assert same_bits(params["p"], host)
+
+
+def test_optimizers_by_name():
+    assert OPTIMIZERS == {"sgd": SGD, "adamw": AdamW}
+    assert {name: optimizer(0.1).slots for name, optimizer in OPTIMIZERS.items()} == {
+        "sgd": ("velocity",),
+        "adamw": ("m", "v"),
+    }
+
+
+@pytest.mark.parametrize(("optimizer", "options"), [(SGD, {"momentum": 0.5}), (AdamW, {})])
+def test_finds_the_minimum(put, optimizer, options):
+    target, optimizer = np.array([3.0, -1.0]), optimizer(lr=0.3, **options)
+    params = {"p": put([0.0, 0.0])}
+    for step in range(200):
+        grad = params["p"] - put(target)
+        optimizer.step(params, {"p": grad}, 1 - step / 200)
+    assert_close(params["p"], target, 1e-3)
+
+
+# ---- schedules -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["constant", "linear", "cosine"])
+def test_warm_up(name):
+    factor = schedule(name, total=20, warmup=4)
+    assert [factor(step) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("warmup", [0, 4])
+def test_endpoints_and_middle(warmup):
+    middle = warmup + (20 - warmup) // 2
+    wanted = {"constant": (1, 1, 1), "linear": (1, 0.5, 0), "cosine": (1, 0.5, 0)}
+    for name, values in wanted.items():
+        factor = schedule(name, 20, warmup)
+        got = [factor(warmup), factor(middle), factor(20)]
+        assert got == pytest.approx(values, abs=1e-15)
+
+
+def test_cosine_at_a_third():
+    assert schedule("cosine", 9)(3) == pytest.approx(0.75, rel=1e-15)
+    assert schedule("cosine", 9)(6) == pytest.approx(0.25, rel=1e-15)
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_falls_after_warm_up_and_never_below_zero(name):
+    factor = schedule(name, 50, 10)
+    values = [factor(step) for step in range(51)]
+    assert values[:11] == sorted(values[:11])
+    assert values[10:] == sorted(values[10:], reverse=True)
+    assert len(set(values[10:])) == 41
+    assert min(values) >= 0
+    assert max(values) == 1
+
+
+@pytest.mark.parametrize("name", ["constant", "linear", "cosine"])
+def test_all_steps_can_be_warm_up(name):
+    factor = schedule(name, 4, 4)
+    assert [factor(step) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
+
+
+# ---- the norm of the gradients ---------------------------------------------------------------------------------------
+
+
+def test_grad_norm_is_over_all_gradients(put):
+    norm = grad_norm({"a": put([[3.0, 0.0]]), "b": put([4.0]), "c": put([12.0])})
+    assert norm == 13.0
+    assert type(norm) is float
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_clipping_scales_all_gradients_together(put, dtype):
+    grads = {"a": put([[3.0, 0.0]], dtype), "b": put([-4.0], dtype)}
+    held = dict(grads)
+    assert clip_grad_norm(grads, 0.5) == 5.0
+    assert all(grads[n] is held[n] for n in grads)
+    assert_lives_on(put([0], dtype), *grads.values())
+    tolerance = 2 * float(np.finfo(dtype).eps)
+    assert_close(grads["a"], [[0.3, 0.0]], tolerance)
+    assert_close(grads["b"], [-0.4], tolerance)
+    assert grad_norm(grads) == pytest.approx(0.5, rel=tolerance)
+
+
+@pytest.mark.parametrize("max_norm", [None, 5.0, 6.0])
+def test_small_gradients_are_left(put, max_norm):
+    grads = {"a": put([[3.0, 0.0]]), "b": put([-4.0])}
+    assert clip_grad_norm(grads, max_norm) == 5.0
+    assert to_numpy(grads["a"]).tolist() == [[3.0, 0.0]]
+    assert to_numpy(grads["b"]).tolist() == [-4.0]
+
+
+def test_no_gradients_have_norm_zero():
+    assert clip_grad_norm({}, 1.0) == grad_norm({}) == 0.0
