@@ -3,6 +3,7 @@
 Everything is seeded and drawn on the host, so that every backend sees the same numbers.
 """
 
+import csv
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,13 @@ class Task:
             if bad.any():
                 where = f"{bad.sum()} of {len(x)} {part} rows, first in row {int(bad.argmax())}"
                 raise InputError(f"{self.name}: NaN or Inf in {where}; drop those rows or fill them in")
+
+    def validation(self, share=0.25, seed=0):
+        """This task with its test rows replaced by rows held out of the training rows: to choose hyperparameters on."""
+        order = np.random.default_rng(seed).permutation(len(self.x_train))
+        held_out, kept = np.split(order, [round(share * len(order))])
+        x, y = self.x_train, self.y_train
+        return Task(f"{self.name}, validation", x[kept], y[kept], x[held_out], y[held_out])
 
     @property
     def classes(self):
@@ -78,6 +86,44 @@ def digits(name="digits", seed=0, test_share=1 / 3):
         x, labels.astype(np.int64), test_size=test_share, random_state=seed, stratify=labels
     )
     return Task(name, x_train, y_train, x_test, y_test)
+
+
+# ---- the reader's own numbers ----------------------------------------------------------------------------------------
+
+
+def csv_task(path, seed=0, test_share=1 / 3):
+    """A Task from a .csv file: a header, a column `label` (any text), all other columns numbers.
+
+    Columns are shifted and scaled to mean 0, standard deviation 1 on the training rows; labels are numbered in order.
+    """
+    from sklearn.model_selection import train_test_split
+
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            header, *lines = [line for line in csv.reader(file) if line] or [[]]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"cannot read {path} as CSV: {error}") from None
+    if header.count("label") != 1 or len(header) < 2 or not lines:
+        raise InputError(
+            f"{path}: expected a header with one column `label`, others with numbers, and rows; got {header}"
+        )
+    at = header.index("label")
+    x = np.empty((len(lines), len(header) - 1), np.float32)
+    for i, line in enumerate(lines):
+        try:
+            x[i] = [float(cell) for cell in line[:at] + line[at + 1 :]]
+        except ValueError as error:
+            raise InputError(
+                f"{path}, row {i + 2}: expected {len(header)} cells, numbers but for the label ({error})"
+            ) from None
+    names, y, counts = np.unique([line[at] for line in lines], return_inverse=True, return_counts=True)
+    if len(names) < 2 or counts.min() < 2:
+        found = ", ".join(f"{n}: {c}" for n, c in zip(names[:8], counts, strict=False))
+        raise InputError(f"{path}: expected two labels or more, each on two rows or more; got {found}")
+    x_train, x_test, y_train, y_test = train_test_split(x, y, test_size=test_share, random_state=seed, stratify=y)
+    mean, scale = x_train.mean(axis=0), x_train.std(axis=0)
+    scale[scale == 0] = 1
+    return Task(str(path), (x_train - mean) / scale, y_train, (x_test - mean) / scale, y_test)
 
 
 # ---- planted: linear regression whose best update of every rank is known ---------------------------------------------

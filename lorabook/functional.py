@@ -193,6 +193,8 @@ def softmax_cross_entropy_backward(dloss, cache):
 def mean_squared_error(y, target):
     """Mean over all entries of (y - target)^2."""
     xp = array_namespace(y, target)
+    if y.shape != target.shape:
+        raise InputError(f"y has shape {tuple(y.shape)}; target has {tuple(target.shape)}, expected the same")
     error = y - target
     return xp.mean(error * error), error
 
@@ -200,3 +202,9 @@ def mean_squared_error(y, target):
 def mean_squared_error_backward(dloss, error):
     """L = <e, e> / n with e = y - target and n entries, so dL = 2 <e, dy> / n and dy = 2 e / n, times dloss."""
     return error * (2 * dloss / math.prod(error.shape))
+
+
+LOSSES = {
+    "cross_entropy": (softmax_cross_entropy, softmax_cross_entropy_backward),
+    "mean_squared_error": (mean_squared_error, mean_squared_error_backward),
+}

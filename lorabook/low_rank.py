@@ -22,7 +22,7 @@ def check_rank(r, d_out, d_in, where="this matrix"):
         number = 0
     if not 1 <= number <= min(d_out, d_in):
         raise InputError(
-            f"r must be an integer from 1 to {min(d_out, d_in)}, the smaller side of {where} ({d_out}x{d_in}); got {r!r}"
+            f"r must be an integer from 1 to {min(d_out, d_in)}, the smaller side of {where}, {d_out}x{d_in}; got {r!r}"
         )
     return number
 
@@ -101,6 +101,20 @@ def truncate_for_inputs(W, R):
     return Truncation(U, U.T @ W, rank_errors(s))
 
 
+def output_errors(W, R):
+    """||X (W - W_r)^T||_F of the plain truncation `truncate(W)` at every rank, for R = `activation_factor(X)`.
+
+    W - W_r = sum_{i > r} s_i u_i v_i^T with orthonormal u_i, so errors[r]^2 = sum_{i > r} (s_i ||R v_i||)^2.
+    """
+    _, s, Vt = svd(W)
+    return rank_errors(s * _column_norms(R @ Vt.T))
+
+
+def _column_norms(M):
+    xp = array_namespace(M)
+    return xp.sqrt(xp.sum(M * M, axis=0))
+
+
 def activation_factor(batches):
     """R (min(N, d), d) with R^T R = X^T X for the rows X of all batches (N_i, d), by a QR of one batch after another.
 
@@ -162,7 +176,7 @@ def randomized_svd(W, r, oversampling=10, power_iterations=2, rng=None):
 
 
 def range_finder_bound(s, r, oversampling, power_iterations=0, norm="spectral"):
-    """Upper bound, from the singular values s, on the mean of ||W - Q Q^T W|| over Omega; Q has r + oversampling columns
+    """Upper bound, from the singular values s, on the mean of ||W - Q Q^T W||; Q has r + oversampling columns.
 
     With p = oversampling >= 2, tail(a) = (sum_{i > r} s_i^a)^(1/2) and z = 2 q + 1 (Halko, Martinsson and Tropp 2011,
     arXiv:0909.4061, theorem 10.5 and corollary 10.10):
@@ -173,7 +187,7 @@ def range_finder_bound(s, r, oversampling, power_iterations=0, norm="spectral"):
     s, p = to_numpy(s).astype(np.float64), oversampling
     if p < 2 or (norm == "frobenius" and power_iterations):
         raise InputError(
-            f"the bound needs oversampling >= 2, and in Frobenius norm power_iterations = 0; got {p} and {power_iterations}"
+            f"the bound needs oversampling >= 2, in Frobenius norm power_iterations = 0; got {p}, {power_iterations}"
         )
     if norm == "frobenius":
         return math.sqrt(1 + r / (p - 1)) * rank_errors(s)[r]

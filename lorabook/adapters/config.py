@@ -1,8 +1,9 @@
 """Which layers get an adapter, and with which rank: PEFT's options under PEFT's names."""
 
 import difflib
+import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from ..errors import InputError
 from .lora import check_dropout, check_initialisation, check_scaling
@@ -44,6 +45,10 @@ class LoRAConfig:
                 re.compile(pattern)
             except re.error as error:
                 raise InputError(f"{pattern!r} is not a regular expression: {error}") from None
+
+    def as_dict(self):
+        """The options as JSON-able values."""
+        return json.loads(json.dumps(asdict(self)))
 
     def for_layer(self, path):
         """(r, lora_alpha) of the layer with this dotted path."""

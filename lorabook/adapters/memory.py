@@ -2,44 +2,37 @@
 
 import math
 
-from ..backend import array_namespace
-
 
 def count(arrays):
     """Number of entries in {name: array}."""
     return sum(math.prod(a.shape) for a in arrays.values())
 
 
-def memory_table(model, optimizer_slots=2):
-    """Rows comparing full fine-tuning of every parameter with what the model trains now.
+def _bytes(arrays):
+    return sum(math.prod(a.shape) * a.dtype.itemsize for a in arrays.values())
 
-    Each row: method, trained (parameters), share (of all), and bytes of weights, gradients, optimizer state and total.
-    optimizer_slots: arrays that the optimizer keeps per parameter (AdamW 2, SGD with momentum 1, SGD 0).
+
+def memory_table(model, optimizer_slots=2):
+    """Two rows: full fine-tuning of the base model, and what the model trains now.
+
+    Each row: method, trained (parameters), share (of the base model's), and the bytes of weights, gradients, optimizer
+    state and their total. optimizer_slots: arrays that the optimizer keeps per parameter (AdamW 2, SGD with momentum 1).
     Activations are not counted: they depend on the batch, and LoRA needs nearly as many of them as full fine-tuning.
     """
-    everything, trained = model.named_params(), model.trainable_params()
-    weights = _bytes(everything)
-    own = _bytes({n: a for n, a in everything.items() if n.rpartition(".")[2].startswith("lora_")})
+    everything = model.named_params()
+    base = {name: a for name, a in everything.items() if name.rpartition(".")[2] not in ("lora_A", "lora_B")}
     rows = []
-    for method, names, weight_bytes in (
-        ("full", everything.keys(), weights - own),
-        ("this model", trained.keys(), weights),
-    ):
-        arrays = {n: everything[n] for n in names if method != "full" or not n.rpartition(".")[2].startswith("lora_")}
-        gradients = _bytes(arrays)
+    for method, weights, trained in (("full", base, base), ("lora", everything, model.trainable_params())):
+        gradients = _bytes(trained)
         rows.append(
             {
                 "method": method,
-                "trained": count(arrays),
-                "share": count(arrays) / count(everything),
-                "weights": weight_bytes,
+                "trained": count(trained),
+                "share": count(trained) / count(base),
+                "weights": _bytes(weights),
                 "gradients": gradients,
                 "optimizer": optimizer_slots * gradients,
-                "total": weight_bytes + (1 + optimizer_slots) * gradients,
+                "total": _bytes(weights) + (1 + optimizer_slots) * gradients,
             }
         )
     return rows
-
-
-def _bytes(arrays):
-    return sum(math.prod(a.shape) * array_namespace(a).finfo(a.dtype).bits // 8 for a in arrays.values())

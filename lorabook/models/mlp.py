@@ -11,10 +11,13 @@ from ..layers import Activation, Linear, Sequential
 class MLP(Sequential):
     """x -> fc1 -> act1 -> fc2 -> ... -> logits. The smallest model on which every question about LoRA can be asked."""
 
-    def __init__(self, sizes, activation="gelu_tanh", rng=None):
+    def __init__(self, sizes, activation="gelu_tanh", loss="cross_entropy", *, rng):
         """sizes: widths from input to output, e.g. (64, 128, 128, 10). rng: numpy Generator for the weights."""
-        if len(sizes) < 2 or rng is None:
-            raise InputError(f"expected at least two sizes and a numpy Generator; got sizes={sizes}, rng={rng}")
+        if len(sizes) < 2 or loss not in F.LOSSES:
+            raise InputError(
+                f"expected two sizes or more and a loss of {', '.join(F.LOSSES)}; got {sizes} and {loss!r}"
+            )
+        self.loss = loss
         children = {}
         for i, (d_in, d_out) in enumerate(itertools.pairwise(sizes), start=1):
             children[f"fc{i}"] = Linear.random(d_in, d_out, rng)
@@ -22,11 +25,12 @@ class MLP(Sequential):
                 children[f"act{i}"] = Activation(activation)
         super().__init__(children)
 
-    def loss_and_grad(self, x, labels, rng=None):
-        """Cross entropy (nats) and the gradients of the trainable parameters. x (N, d), labels (N,)."""
-        logits, cache = self.forward(x, rng)
-        loss, loss_cache = F.softmax_cross_entropy(logits, labels)
-        _, grads = self.backward(F.softmax_cross_entropy_backward(1.0, loss_cache), cache, need_dx=False)
+    def loss_and_grad(self, x, target, rng=None):
+        """The loss and the gradients of the trainable parameters. x (N, d); target (N,) labels, or (N, k) values."""
+        y, cache = self.forward(x, rng)
+        forward, backward = F.LOSSES[self.loss]
+        loss, loss_cache = forward(y, target)
+        _, grads = self.backward(backward(1.0, loss_cache), cache, need_dx=False)
         return loss, grads
 
     def inputs_of(self, x):

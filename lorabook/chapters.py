@@ -1,0 +1,65 @@
+"""Build the chapters: notebooks/src/NN_name.py (py:percent, what is edited) -> notebooks/NN_name.ipynb (executed)."""
+
+import os
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+from .errors import InputError
+from .io import write_atomic
+
+ROOT = Path(__file__).parents[1] / "notebooks"
+
+
+def sources(names=()):
+    """The sources of the named chapters ("01", "01_low_rank") and of their solutions; of all chapters if none is named."""
+    found = sorted((ROOT / "src").glob("[0-9]*.py")) + sorted((ROOT / "src" / "solutions").glob("[0-9]*.py"))
+    if not found:
+        raise InputError(
+            f"no chapters in {ROOT / 'src'}; run this command in a checkout installed with pip install -e ."
+        )
+    for name in names:
+        if not any(path.stem.startswith(name) for path in found):
+            raise InputError(
+                f"no chapter {name!r}; expected one of {', '.join(p.stem for p in found if p.parent.name == 'src')}"
+            )
+    return [path for path in found if not names or any(path.stem.startswith(name) for name in names)]
+
+
+def target(source):
+    """Where the notebook of a source goes: notebooks/, or notebooks/solutions/."""
+    folder = ROOT / "solutions" if source.parent.name == "solutions" else ROOT
+    return folder / f"{source.stem}.ipynb"
+
+
+def read_source(source):
+    """The unexecuted notebook of a py:percent source, with cell ids that stay the same from build to build."""
+    notebook = jupytext.read(source, fmt="py:percent")
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+        }
+    )
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number}"
+        cell.metadata = nbformat.from_dict({})
+    return notebook
+
+
+def build(source, timeout=300):
+    """Execute one chapter from top to bottom and write its notebook; a chapter that fails leaves the old one in place."""
+    notebook = read_source(source)
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # keeps a debugger's warning out of the outputs
+    client = NotebookClient(notebook, timeout=timeout, record_timing=False, resources={"metadata": {"path": str(ROOT)}})
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        raise RuntimeError(f"chapter {source.stem} failed:\n{error}") from None
+    notebook.metadata["language_info"] = {"name": "python"}  # the exact Python version would differ on every machine
+    target(source).parent.mkdir(exist_ok=True)
+    write_atomic(target(source), nbformat.writes(notebook) + "\n")
+    return target(source)

@@ -1,0 +1,67 @@
+"""The command line: parsing and printing only. Each command is a file in `commands/`."""
+
+import argparse
+import importlib
+import json
+import os
+import sys
+
+from . import __version__
+from .errors import InputError, NonFiniteError
+
+COMMANDS = ("sweep", "spectrum", "train", "figures", "notebooks", "doctor")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one line for an error, as every other bad input gets."""
+
+    def error(self, message):
+        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def parser():
+    """The parser of all commands. A command module has HELP, EXAMPLE, add_arguments(parser) and run(args) -> (dict, text)."""
+    main = Parser(prog="lorabook", description="LoRA derived by hand: rank against error, training, figures, chapters.")
+    main.add_argument("--version", action="version", version=f"lorabook {__version__}")
+    commands = main.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    for name in COMMANDS:
+        module = importlib.import_module(f".commands.{name}", __package__)
+        command = commands.add_parser(
+            name,
+            help=module.HELP,
+            description=module.HELP,
+            epilog=f"example:\n  {module.EXAMPLE}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
+        command.add_argument("--seed", type=int, default=0, help="seed of everything random (default: %(default)s)")
+        command.add_argument(
+            "--backend",
+            choices=("numpy", "cupy", "auto"),
+            default=os.environ.get("LORABOOK_BACKEND", "numpy"),
+            help="array library; cupy needs a GPU (default: LORABOOK_BACKEND, else numpy)",
+        )
+        command.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+        command.set_defaults(run=module.run)
+    return main
+
+
+def main(argv=None):
+    """Run one command; returns the exit code: 0 done, 1 the run failed, 2 the input cannot be used, 130 interrupted."""
+    args = parser().parse_args(argv)
+    try:
+        result, text = args.run(args)
+    except InputError as error:
+        return _fail(args, error, 2)
+    except (NonFiniteError, OSError, RuntimeError) as error:
+        return _fail(args, error, 1)
+    except KeyboardInterrupt:
+        return _fail(args, "interrupted", 130)
+    print(json.dumps(result) if args.json else text)
+    return 0
+
+
+def _fail(args, error, code):
+    print(f"lorabook {args.command}: {error}", file=sys.stderr)
+    return code

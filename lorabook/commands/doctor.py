@@ -1,0 +1,42 @@
+"""`lorabook doctor`: what this machine computes with."""
+
+import os
+import platform
+
+from ..backend import cuda_driver_version, cupy_wheel, gpu_problem
+from ..environment import blas, version
+
+HELP = "versions, BLAS, threads, GPU, and which cupy wheel to install"
+EXAMPLE = "lorabook doctor --json"
+PACKAGES = ("lorabook", "numpy", "scipy", "matplotlib", "scikit-learn", "joblib", "safetensors", "threadpoolctl")
+OPTIONAL = ("cupy-cuda12x", "cupy-cuda13x", "torch", "transformers", "peft")
+
+
+def add_arguments(parser):
+    """No options of its own."""
+
+
+def run(args):
+    """Look, touch nothing."""
+    import scipy.linalg  # noqa: F401  # loads SciPy's own BLAS, so that it is listed beside NumPy's
+
+    driver, problem = cuda_driver_version(), gpu_problem()
+    result = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "packages": {name: version(name) for name in (*PACKAGES, *OPTIONAL)},
+        "blas": blas(),
+        "cuda": None if driver is None else f"{driver[0]}.{driver[1]}",
+        "cupy_wheel": None if driver is None else cupy_wheel(driver),
+        "gpu": problem or "works",
+    }
+    lines = [f"python        {result['python']} on {result['platform']}, {result['cores']} cores"]
+    lines += [f"{name:<13} {result['packages'][name] or 'not installed'}" for name in PACKAGES]
+    lines += [f"{name:<13} {v}" for name in OPTIONAL if (v := result["packages"][name])]
+    lines += [
+        f"BLAS          {b['library']} {b['version']}, {b['threads']} threads, {b['architecture']}"
+        for b in result["blas"]
+    ]
+    lines += [f"GPU           {'no: ' if problem else ''}{result['gpu']}"]
+    return result, "\n".join(lines)

@@ -1,0 +1,29 @@
+"""`lorabook figures`: rebuild the figures of README and chapters, numbers and pictures."""
+
+from pathlib import Path
+
+HELP = "rebuild the figures of README and chapters from scratch (all, or those named)"
+EXAMPLE = "lorabook figures rank_vs_error"
+
+
+def add_arguments(parser):
+    """Options of the command."""
+    parser.add_argument("names", nargs="*", metavar="NAME", help="figures to rebuild (default: all)")
+    parser.add_argument("--out", default="figures", help="folder (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=-1, help="processes; -1: one a core (default)")
+    parser.add_argument("--redraw", action="store_true", help="draw from the CSV files that are there; compute nothing")
+
+
+def run(args):
+    """Check every name first, then rebuild one after another."""
+    from .. import figures
+    from ..errors import InputError
+    from ..io import prepare_folder
+
+    names = args.names or list(figures.FIGURES)
+    if unknown := [name for name in names if name not in figures.FIGURES]:
+        raise InputError(f"unknown figure {unknown[0]!r}; expected some of {', '.join(figures.FIGURES)}")
+    prepare_folder(Path(args.out) / "data")
+    make = figures.redraw if args.redraw else lambda name, out: figures.rebuild(name, out, args.jobs, progress=True)
+    paths = [str(make(name, args.out)) for name in names]
+    return {"figures": paths}, "\n".join(f"wrote {path}" for path in paths)

@@ -1,0 +1,20 @@
+"""`lorabook notebooks`: rebuild the executed chapters from their sources."""
+
+HELP = "rebuild executed chapters from notebooks/src (all, or those named)"
+EXAMPLE = "lorabook notebooks 01 06"
+
+
+def add_arguments(parser):
+    """Options of the command."""
+    parser.add_argument("names", nargs="*", metavar="NN", help="chapters, by number or name (default: all)")
+
+
+def run(args):
+    """Build one after another."""
+    from tqdm import tqdm
+
+    from .. import chapters
+
+    found = chapters.sources(args.names)
+    paths = [str(chapters.build(source)) for source in tqdm(found, disable=None, unit="chapter", delay=2)]
+    return {"notebooks": paths}, "\n".join(f"wrote {path}" for path in paths)

@@ -1,0 +1,87 @@
+"""The figures of README and chapters: each is a CSV that a command makes, and a picture drawn from that CSV alone."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from . import plotting
+from .bounds import bound_sweep
+from .data import SHIFTS, csv_task, digits
+from .errors import InputError
+from .models import MLP
+from .pretrain import pretrained_mlp
+from .sweep import Setting, learning_rate_sweep, rank_sweep
+from .tables import read_csv, write_csv
+
+RANKS = (1, 2, 4, 8, 16, 32, 64)
+HIDDEN = (128, 128)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """rows(jobs, progress) computes the numbers, plot(rows) draws them."""
+
+    rows: object
+    plot: object
+
+
+def setting_for(data="digits-rotated", seed=0, **options):
+    """(Setting, title) of a sweep: from upright digits to a shifted version of them, or on the user's own .csv file.
+
+    A CSV has no upright version to pretrain on: its base is an untrained MLP, so Delta W is all that training does.
+    """
+    if data.endswith(".csv"):
+        task = csv_task(data, seed)
+        base = MLP((task.x_train.shape[1], *HIDDEN, task.classes), rng=np.random.default_rng(seed))
+        return Setting(base, task, **options), f"MLP {_sizes(base)} on {Path(data).name}, from random weights"
+    task = digits(data, seed)
+    base = pretrained_mlp(digits(seed=seed), HIDDEN, seed=seed)
+    title = f"MLP {_sizes(base)}, handwritten digits {SHIFTS[data][0]}, after pretraining on upright ones"
+    return Setting(base, task, **options), title
+
+
+def _sizes(model):
+    weights = [array for array in model.named_params().values() if array.ndim == 2]
+    return "-".join(str(n) for n in (weights[0].shape[1], *(W.shape[0] for W in weights)))
+
+
+def _rank_vs_error(jobs, progress):
+    return rank_sweep(setting_for()[0], RANKS, range(5), jobs, progress)
+
+
+def _learning_rates(jobs, progress):
+    rates = (1e-3, 3e-3, 1e-2, 3e-2)
+    return learning_rate_sweep(setting_for()[0], (None, 1, 4, 64), rates, range(5), jobs, progress)
+
+
+def _planted_bound(jobs, progress):
+    return bound_sweep((1, 2, 3, 4, 6, 8), range(5), jobs=jobs, progress=progress)
+
+
+def _plot_rank_vs_error(rows):
+    return plotting.rank_vs_error(rows, "MLP 64-128-128-10, handwritten digits turned by 90 degrees")
+
+
+FIGURES = {
+    "rank_vs_error": Figure(_rank_vs_error, _plot_rank_vs_error),
+    "learning_rates": Figure(_learning_rates, plotting.learning_rates),
+    "planted_bound": Figure(_planted_bound, plotting.planted_bound),
+}
+
+
+def rebuild(name, folder, jobs=1, progress=False):
+    """Compute one figure from scratch: folder/data/NAME.csv and folder/NAME.svg. Returns the path of the picture."""
+    if name not in FIGURES:
+        raise InputError(f"unknown figure {name!r}; expected one of {', '.join(FIGURES)}")
+    folder = Path(folder)
+    rows = FIGURES[name].rows(jobs, progress)
+    write_csv(folder / "data" / f"{name}.csv", rows, f"lorabook figures {name}")
+    return redraw(name, folder)
+
+
+def redraw(name, folder):
+    """Draw one figure from its CSV, without computing anything. Returns the path of the picture."""
+    path = Path(folder) / f"{name}.svg"
+    plotting.save(FIGURES[name].plot(read_csv(Path(folder) / "data" / f"{name}.csv")), path)
+    return path

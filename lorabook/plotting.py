@@ -1,0 +1,215 @@
+"""Rows in, Figure out: never shows, never saves. Bands span the seeds, lines are medians, labels stand at the lines."""
+
+from functools import wraps
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from .tables import median_by
+
+STYLE = Path(__file__).with_name("lorabook.mplstyle")
+PALETTE = {"lora": "#D55E00", "svd": "#0072B2", "activation_svd": "#009E73", "full": "#000000"}
+MARKERS = {"lora": "o", "svd": "s", "activation_svd": "^", "full": ""}
+LABELS = {"lora": "LoRA, trained", "svd": "SVD truncation", "activation_svd": "activation-aware\ntruncation"}
+
+
+def styled(plot):
+    """Draw in the book's style, whatever the caller's settings; no window keeps the figure alive."""
+
+    @wraps(plot)
+    def draw(*args, **kwargs):
+        with plt.style.context(STYLE):
+            figure = plot(*args, **kwargs)
+            plt.close(figure)
+        return figure
+
+    return draw
+
+
+def save(figure, path):
+    """Write a figure so that the same numbers give the same bytes (SVG, or PNG at 150 dots an inch)."""
+    with plt.style.context(STYLE):
+        figure.savefig(path, dpi=150, metadata={"Date": None} if str(path).endswith(".svg") else {"Software": None})
+
+
+def _curve(axes, rows, method, value, label=None, scale=1.0):
+    """Median line and band over the seeds of one method's `value` against r; returns the line's last point."""
+    points = [(r, *(scale * v for v in spread)) for (r,), spread in median_by(rows, ("r",), value).items()]
+    r, middle, low, high = zip(*sorted(points), strict=True)
+    style = {"color": PALETTE.get(method), "marker": MARKERS.get(method, "o")}
+    (line,) = axes.plot(r, middle, label=label, **style)
+    axes.fill_between(r, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    return r[-1], middle[-1], line.get_color()
+
+
+def _rank_axis(axes, ranks):
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sorted(ranks), [str(r) for r in sorted(ranks)])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("rank r")
+
+
+def _percent(axes):
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g} %"))
+
+
+def _name(axes, text, at, offset, color, **kwargs):
+    axes.annotate(text, at, xytext=offset, textcoords="offset points", color=color, fontsize=9, **kwargs)
+
+
+@styled
+def rank_vs_error(rows, title=None):
+    """Two panels from the rows of `rank_sweep`: distance to the full update, and errors on the task, against rank."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.2))
+    ranked = [row for row in rows if row["r"] is not None]
+    ranks, seeds = {row["r"] for row in ranked}, {row["seed"] for row in ranked}
+    rows = [row | {"test_error": 100 * (1 - row["test_accuracy"])} for row in rows]
+    for method in ("svd", "activation_svd", "lora"):
+        own = [row for row in rows if row["method"] == method]
+        for axes, value in ((left, "weight_error"), (right, "test_error")):
+            _curve(axes, own, method, value)
+
+    def at(method, value, r):
+        return r, median_by([row for row in rows if row["method"] == method and row["r"] == r], (), value)[()][0]
+
+    first, middle = min(ranks), sorted(ranks)[len(ranks) // 2]
+    left.axhline(1, color="#666666", linewidth=1, linestyle="--")
+    _name(left, "no update at all", (max(ranks), 1), (0, 4), "#666666", ha="right")
+    _name(left, LABELS["lora"], at("lora", "weight_error", middle), (0, 10), PALETTE["lora"], ha="center")
+    _name(left, "activation-aware", at("activation_svd", "weight_error", middle), (6, 6), PALETTE["activation_svd"])
+    _name(
+        left, "SVD: the lower bound", at("svd", "weight_error", middle), (-6, -8), PALETTE["svd"], ha="right", va="top"
+    )
+    left.set_yscale("log")
+    left.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    left.set_ylabel(r"$\Vert$update $-\ \Delta W\Vert_F\ /\ \Vert\Delta W\Vert_F$")
+    left.set_title("How far from the update of full fine-tuning?")
+
+    full, low, high = median_by([row for row in rows if row["method"] == "full"], (), "test_error")[()]
+    right.axhline(full, color="black", linewidth=1.2, linestyle="--")
+    right.axhspan(low, high, color="black", alpha=0.08, linewidth=0)
+    _name(right, f"full fine-tuning: {full:.1f} %", (first, full), (0, -4), "black", va="top")
+    _name(right, LABELS["lora"], at("lora", "test_error", first), (8, 6), PALETTE["lora"])
+    _name(right, LABELS["svd"], at("svd", "test_error", sorted(ranks)[len(ranks) // 3]), (6, 8), PALETTE["svd"])
+    _name(
+        right,
+        "activation-aware",
+        at("activation_svd", "test_error", middle),
+        (-8, -4),
+        PALETTE["activation_svd"],
+        ha="right",
+    )
+    right.set_yscale("log")
+    right.set_ylim(bottom=full / 2)
+    right.set_yticks([y for y in (1, 2, 5, 10, 20, 50, 100) if y >= full / 2])
+    right.yaxis.set_minor_formatter(NullFormatter())
+    _percent(right)
+    right.set_ylabel("wrong on held-out digits")
+    right.set_title("How many mistakes?")
+    for axes in (left, right):
+        _rank_axis(axes, ranks)
+    note = f"line: median of {len(seeds)} seeds, band: lowest to highest"
+    figure.suptitle(f"{title}  ({note})" if title else note, x=0.01, ha="left", fontsize=9.5, color="#444444")
+    return figure
+
+
+@styled
+def learning_rates(rows):
+    """Validation loss against learning rate, one line a rank, from the rows of `learning_rate_sweep`."""
+    figure, axes = plt.subplots()
+    shades = ["#E8924A", "#D55E00", "#7F3300"]
+    ranks = sorted({row["r"] for row in rows if row["r"] is not None})
+    for r in [*ranks, None]:
+        own = [row for row in rows if row["r"] == r]
+        points = [(lr, *spread) for (lr,), spread in median_by(own, ("lr",), "test_loss").items()]
+        lr, middle, low, high = zip(*sorted(points), strict=True)
+        color = "black" if r is None else shades[ranks.index(r) % len(shades)]
+        axes.plot(lr, middle, color=color, marker="" if r is None else "o", linestyle="--" if r is None else "-")
+        axes.fill_between(lr, low, high, color=color, alpha=0.12, linewidth=0)
+        label = "full fine-tuning" if r is None else f"LoRA, r = {r}"
+        _name(axes, label, (lr[-1], middle[-1]), (8, -3), color)
+    axes.set_xscale("log")
+    axes.set_xticks(lr, [f"{v:g}" for v in lr])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_yscale("log")
+    axes.set_yticks([0.1, 0.2, 0.5, 1, 2])
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("learning rate (AdamW, cosine to 0)")
+    axes.set_ylabel("validation loss (nats)")
+    axes.set_title(f"Which learning rate?  (median and range of {len({row['seed'] for row in rows})} seeds)")
+    return figure
+
+
+@styled
+def planted_bound(rows):
+    """Error against rank with its closed-form bound, one panel a conditioning, from the rows of `bound_sweep`."""
+    conditions, budgets = sorted({row["condition"] for row in rows}), sorted({row["steps"] for row in rows})
+    figure, panels = plt.subplots(1, len(conditions), figsize=(9.6, 4), sharey=True)
+    for axes, condition in zip(panels, conditions, strict=True):
+        own = [row for row in rows if row["condition"] == condition]
+        for steps, shade in zip(budgets, ("#F9B384", "#E6843C", "#A84800"), strict=True):
+            points = median_by([row for row in own if row["steps"] == steps], ("r",), "loss")
+            r, middle = zip(*((r, spread[0]) for (r,), spread in points.items()), strict=True)
+            axes.plot(r, middle, color=shade, marker="o")
+            axes.fill_between(
+                r, *zip(*(s[1:] for s in points.values()), strict=True), color=shade, alpha=0.15, linewidth=0
+            )
+            if axes is panels[-1]:
+                _name(axes, f"{steps} steps", (r[-1], middle[-1]), (7, -9 if steps == budgets[-1] else 1), shade)
+        bound = median_by(own, ("r",), "bound")
+        axes.plot(
+            [r for (r,) in bound], [s[0] for s in bound.values()], color=PALETTE["svd"], linestyle="--", linewidth=2.4
+        )
+        last = max(r for (r,) in bound)
+        _name(
+            axes, "best possible at this rank", (last, bound[(last,)][0]), (0, -8), PALETTE["svd"], ha="right", va="top"
+        )
+        axes.set_title(f"input scales from 1 to 1/{condition:g}")
+        axes.set_xlabel("rank r")
+        axes.set_xticks([r for (r,) in bound])
+    panels[0].set_yscale("log")
+    panels[0].yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    panels[0].yaxis.set_minor_formatter(NullFormatter())
+    panels[0].set_yticks([0.02, 0.05, 0.1, 0.2])
+    panels[0].set_ylim(bottom=0.014)
+    panels[0].set_ylabel("root mean squared error")
+    problems = len({row["seed"] for row in rows})
+    note = f"LoRA trained (orange) to find a planted update of rank 4; median and range of {problems} problems"
+    figure.suptitle(note, x=0.01, ha="left", fontsize=9.5, color="#444444")
+    return figure
+
+
+@styled
+def spectrum(curves, name):
+    """Singular values and truncation errors of one matrix, from the rows of the spectrum command."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.8))
+    ranks = [row["r"] for row in curves]
+    left.plot(
+        ranks[1:],
+        [row["singular_value"] for row in curves[1:]],
+        color=PALETTE["svd"],
+        marker="." if len(ranks) < 80 else "",
+    )
+    left.set_xlabel("index i")
+    left.set_ylabel(r"singular value $\sigma_i$")
+    left.set_ylim(bottom=0)
+    left.set_title(f"Spectrum of {name}")
+    lines = (
+        ("weight_error", "in the weight, plain = optimal", PALETTE["svd"], "-"),
+        ("output_error", "in the outputs, plain SVD", PALETTE["lora"], "--"),
+        ("activation_output_error", "in the outputs, activation-aware", PALETTE["activation_svd"], "-"),
+    )
+    for i, (column, label, color, style) in enumerate(lines):
+        if column in curves[0]:
+            right.plot(ranks, [100 * row[column] for row in curves], color=color, linestyle=style)
+            right.text(
+                0.97, 0.95 - 0.09 * i, label, color=color, transform=right.transAxes, ha="right", va="top", fontsize=9
+            )
+    right.set_xlabel("rank r")
+    right.set_ylabel("relative error (Frobenius)")
+    right.set_ylim(bottom=0)
+    _percent(right)
+    right.set_title("Error of the rank-r truncation")
+    return figure
