@@ -23,9 +23,7 @@ def sources(names=()):
         )
     for name in names:
         if not any(path.stem.startswith(name) for path in found):
-            raise InputError(
-                f"no chapter {name!r}; expected one of {', '.join(p.stem for p in found if p.parent.name == 'src')}"
-            )
+            raise InputError(f"no chapter {name!r}; expected one of {', '.join(dict.fromkeys(p.stem for p in found))}")
     return [path for path in found if not names or any(path.stem.startswith(name) for name in names)]
 
 
@@ -53,8 +51,9 @@ def read_source(source):
 def build(source, timeout=300):
     """Execute one chapter from top to bottom and write its notebook; a chapter that fails leaves the old one in place."""
     notebook = read_source(source)
-    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # keeps a debugger's warning out of the outputs
-    client = NotebookClient(notebook, timeout=timeout, record_timing=False, resources={"metadata": {"path": str(ROOT)}})
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # or the debugger warns into the outputs
+    where = {"metadata": {"path": str(ROOT)}}
+    client = NotebookClient(notebook, timeout=timeout, record_timing=False, resources=where)
     try:
         client.execute()
     except CellExecutionError as error:

@@ -21,7 +21,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser():
-    """The parser of all commands. A command module has HELP, EXAMPLE, add_arguments(parser) and run(args) -> (dict, text)."""
+    """The parser of all commands; `commands` says what a command's module holds."""
     main = Parser(prog="lorabook", description="LoRA derived by hand: rank against error, training, figures, chapters.")
     main.add_argument("--version", action="version", version=f"lorabook {__version__}")
     commands = main.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)

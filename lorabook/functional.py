@@ -141,6 +141,11 @@ def layer_norm(x, weight, bias, eps=1e-5):
     (Ba et al. 2016, arXiv:1607.06450.) x (..., d), weight and bias (d,). The variance divides by d, not d - 1.
     """
     xp = array_namespace(x, weight, bias)
+    if not x.shape[-1:] == weight.shape == bias.shape:
+        raise InputError(
+            f"x has {x.shape[-1]} features (shape {tuple(x.shape)}); layer norm has weight {tuple(weight.shape)} "
+            f"and bias {tuple(bias.shape)}, expected one entry per feature"
+        )
     xc = x - xp.mean(x, axis=-1, keepdims=True)
     rstd = 1 / xp.sqrt(xp.mean(xc * xc, axis=-1, keepdims=True) + eps)  # (..., 1)
     xhat = xc * rstd
@@ -175,6 +180,8 @@ def layer_norm_backward(dout, cache, needs=("x", "weight", "bias")):
 def softmax_cross_entropy(logits, labels):
     """Mean of -log softmax(logits)[label] in nats. logits (N, k), labels (N,) integers in 0 .. k - 1."""
     xp = array_namespace(logits, labels)
+    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        raise InputError(f"expected logits (N, k) and labels (N,); got {tuple(logits.shape)} and {tuple(labels.shape)}")
     shifted = logits - _shift(logits)
     p = xp.exp(shifted)
     total = xp.sum(p, axis=-1, keepdims=True)  # (N, 1)

@@ -73,6 +73,7 @@ class Layer:
         for name, array in self.params.items():
             host = to_numpy(array)
             self.params[name] = xp.asarray(host, dtype=getattr(xp, dtype or str(host.dtype)))
+            check_float(self.params[name], name)
         for child in self.children.values():
             child.to(xp, dtype)
         return self

@@ -11,15 +11,21 @@ from .backend import array_namespace
 from .errors import InputError, NonFiniteError
 
 
+def check_number(name, value, below=math.inf):
+    """Raise InputError unless `value` is a number with 0 <= value < below."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < below:
+        expected = f"number in [0, {below})" if math.isfinite(below) else "finite number >= 0"
+        raise InputError(f"{name} must be a {expected}; got {value!r}")
+
+
 class Optimizer:
     """Base class. slots: the arrays kept per parameter; state: {slot: {name: array}}; step_count: steps so far."""
 
     slots = ()
 
     def __init__(self, lr, weight_decay=0.0):
-        for name, value in (("lr", lr), ("weight_decay", weight_decay)):
-            if not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
-                raise InputError(f"{name} must be a finite number >= 0; got {value!r}")
+        check_number("lr", lr)
+        check_number("weight_decay", weight_decay)
         self.lr, self.weight_decay, self.step_count = lr, weight_decay, 0
         self.state = {slot: {} for slot in self.slots}
 
@@ -35,6 +41,9 @@ class Optimizer:
         if params.keys() != grads.keys():
             raise InputError(f"parameters and gradients differ: {sorted(params.keys() ^ grads.keys())}")
         self.prepare(params)
+        for name, param in params.items():
+            if grads[name].shape != param.shape:
+                raise InputError(f"gradient of {name} has shape {grads[name].shape}, expected {param.shape}")
         self.step_count += 1
         for name, param in params.items():
             self.update(name, param, grads[name], self.lr * lr_factor)
@@ -51,8 +60,7 @@ class SGD(Optimizer):
 
     def __init__(self, lr, momentum=0.0, weight_decay=0.0):
         super().__init__(lr, weight_decay)
-        if not 0 <= momentum < 1:
-            raise InputError(f"momentum must be in [0, 1); got {momentum!r}")
+        check_number("momentum", momentum, below=1)
         self.momentum = momentum
 
     def update(self, name, param, grad, lr):
@@ -75,8 +83,11 @@ class AdamW(Optimizer):
 
     def __init__(self, lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
         super().__init__(lr, weight_decay)
-        if not all(0 <= b < 1 for b in betas):
-            raise InputError(f"betas must be in [0, 1); got {betas!r}")
+        if not isinstance(betas, tuple | list) or len(betas) != 2:
+            raise InputError(f"betas must be two numbers in [0, 1); got {betas!r}")
+        for beta in betas:
+            check_number("each of betas", beta, below=1)
+        check_number("eps", eps)
         self.betas, self.eps = betas, eps
 
     def update(self, name, param, grad, lr):
@@ -108,8 +119,8 @@ def schedule(name, total, warmup=0):
     """The function step -> factor: up to 1 in `warmup` steps, then "constant", or "linear" or "cosine" down to 0."""
     if name not in SCHEDULES:
         raise InputError(f"unknown schedule {name!r}; expected one of {', '.join(SCHEDULES)}")
-    if not 0 <= warmup <= total:
-        raise InputError(f"warmup must be between 0 and the {total} steps of the run; got {warmup}")
+    if not isinstance(warmup, int) or not 0 <= warmup <= total:
+        raise InputError(f"warmup must be an integer from 0 to the {total} steps of the run; got {warmup!r}")
 
     def factor(step):
         if step < warmup:
@@ -137,6 +148,8 @@ def grad_norm(grads):
 
 def clip_grad_norm(grads, max_norm):
     """Scale all gradients in place to a common norm of at most `max_norm` (None: any); returns the norm before."""
+    if max_norm is not None and not max_norm > 0:
+        raise InputError(f"max_norm must be above 0, or None; got {max_norm!r}")
     norm = grad_norm(grads)
     if max_norm is not None and norm > max_norm:
         for grad in grads.values():

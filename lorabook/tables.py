@@ -41,7 +41,7 @@ def _number(cell):
 
 
 def format_table(rows, columns):
-    """Aligned text. columns: {heading: function from row to cell text}; numbers line up on the right."""
+    """Aligned text, the first column on the left, the others on the right. columns: {heading: function row -> cell}."""
     cells = [list(columns), *([cell(row) for cell in columns.values()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     left = [not any(c.isdigit() for row in cells[1:2] for c in row[i]) for i in range(len(widths))]

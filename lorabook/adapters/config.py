@@ -37,8 +37,12 @@ class LoRAConfig:
             check_scaling(self.r, lora_alpha, self.use_rslora)
         check_dropout(self.lora_dropout)
         check_initialisation(self.init_lora_weights)
-        if not isinstance(self.target_modules, str):
-            object.__setattr__(self, "target_modules", tuple(self.target_modules))
+        targets = self.target_modules
+        if not isinstance(targets, str):
+            if not isinstance(targets, list | tuple) or not all(isinstance(t, str) for t in targets):
+                expected = "'all-linear', a regular expression or a list of names"
+                raise InputError(f"target_modules must be {expected}; got {targets!r}")
+            object.__setattr__(self, "target_modules", tuple(targets))
         patterns = (*self.rank_pattern, *self.alpha_pattern)
         for pattern in patterns if not isinstance(self.target_modules, str) else (*patterns, self.target_modules):
             try:

@@ -25,7 +25,7 @@ def adapters(model):
 def inject(model, config, rng=None):
     """Replace the targeted Linear layers by LoRALinear ones, in place, and freeze everything else. Returns their paths.
 
-    config: `LoRAConfig`. rng: numpy Generator that draws the factors, layer after layer (default: seed 0).
+    config: `LoRAConfig`. rng: numpy Generator or seed that draws the factors, layer after layer (default 0).
     Raises InputError, with the model unchanged, if a target matches nothing or a rank does not fit a layer.
     """
     if adapters(model):
@@ -36,7 +36,7 @@ def inject(model, config, rng=None):
     chosen = config.select(linears)
     for path in chosen:
         check_rank(config.for_layer(path)[0], *linears[path][2].params["weight"].shape, where=path)
-    rng = np.random.default_rng(0) if rng is None else rng
+    rng = np.random.default_rng(0 if rng is None else rng)
     model.freeze()
     for path in chosen:
         parent, name, child = linears[path]

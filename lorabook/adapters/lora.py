@@ -7,7 +7,7 @@ import numpy as np
 from .. import functional as F
 from ..backend import array_namespace, asarray_like
 from ..errors import InputError
-from ..layers import Layer
+from ..layers import Layer, Linear
 from ..low_rank import check_rank
 
 INITIALISATIONS = (True, "gaussian", False)
@@ -96,7 +96,9 @@ class LoRALinear(Layer):
         rng=None,
         order="auto",
     ):
-        """Wrap the Linear `base`, sharing its arrays. `rng`: numpy Generator for the factors (default: seed 0)."""
+        """Wrap the Linear `base`, sharing its arrays. `rng`: numpy Generator or seed for the factors (default 0)."""
+        if not isinstance(base, Linear):
+            raise InputError(f"base must be a Linear layer; got {type(base).__name__}")
         weight = base.params["weight"]
         d_out, d_in = weight.shape
         self.r = check_rank(r, d_out, d_in)
@@ -106,9 +108,8 @@ class LoRALinear(Layer):
         if order not in ("auto", "factored", "merged"):
             raise InputError(f"order must be auto, factored or merged; got {order!r}")
         self.order = order
-        lora_A, lora_B = initial_factors(
-            init_lora_weights, self.r, d_out, d_in, np.random.default_rng(0) if rng is None else rng
-        )
+        rng = np.random.default_rng(0 if rng is None else rng)
+        lora_A, lora_B = initial_factors(init_lora_weights, self.r, d_out, d_in, rng)
         super().__init__(base.params | {"lora_A": asarray_like(lora_A, weight), "lora_B": asarray_like(lora_B, weight)})
         self.trainable = {"lora_A", "lora_B"}
         self._unmerged_weight = None

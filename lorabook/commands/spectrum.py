@@ -78,7 +78,7 @@ def run(args):
 
 
 def _curves(name, W, X):
-    """Rows {layer, r, singular_value, weight_error, ...} for r = 0 .. n, errors relative to rank 0; and the singular values."""
+    """Rows {layer, r, singular_value, weight_error, ...} for r = 0 .. n, errors relative to rank 0; and s."""
     s = svd(W)[1]
     columns = {"singular_value": [None, *s.tolist()], "weight_error": rank_errors(s) / rank_errors(s)[0]}
     if X is not None:
@@ -143,7 +143,7 @@ def _load(model, seed):
 
 
 def load_npy(path):
-    """A floating-point array from a .npy file. Mapped, not read: a header that promises more than the file holds is refused."""
+    """A floating-point array from a .npy file, mapped: a header that promises more than the file holds is refused."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, OverflowError) as error:
