@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1] / "notebooks"
 
 
 def sources(names=()):
-    """The sources of the named chapters ("01", "01_low_rank") and of their solutions; of all chapters if none is named."""
+    """The sources of the named chapters ("01", "01_low_rank") and their solutions; of all chapters if none is named."""
     found = sorted((ROOT / "src").glob("[0-9]*.py")) + sorted((ROOT / "src" / "solutions").glob("[0-9]*.py"))
     if not found:
         raise InputError(
@@ -49,7 +49,7 @@ def read_source(source):
 
 
 def build(source, timeout=300):
-    """Execute one chapter from top to bottom and write its notebook; a chapter that fails leaves the old one in place."""
+    """Execute one chapter from top to bottom and write its notebook; if a cell fails, the old notebook stays."""
     notebook = read_source(source)
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # or the debugger warns into the outputs
     where = {"metadata": {"path": str(ROOT)}}

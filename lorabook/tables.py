@@ -44,13 +44,10 @@ def format_table(rows, columns):
     """Aligned text, the first column on the left, the others on the right. columns: {heading: function row -> cell}."""
     cells = [list(columns), *([cell(row) for cell in columns.values()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    left = [not any(c.isdigit() for row in cells[1:2] for c in row[i]) for i in range(len(widths))]
-    lines = [
-        "  ".join(
-            c.ljust(w) if is_left else c.rjust(w) for c, w, is_left in zip(row, widths, left, strict=True)
-        ).rstrip()
-        for row in cells
-    ]
+    lines = []
+    for first, *others in cells:
+        right = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
+        lines.append("  ".join([first.ljust(widths[0]), *right]))
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 

@@ -501,8 +501,8 @@ def test_memory_table_by_hand(put, dtype, size):
     assert (full["method"], full["trained"]) == ("full", base)
     assert [full[n] for n in ("weights", "gradients", "optimizer")] == [size * base, size * base, 2 * size * base]
     assert full["total"] == 4 * size * base
-    assert (trained["method"], trained["trained"]) == ("this model", factors)
-    assert trained["share"] == factors / (base + factors)
+    assert (trained["method"], trained["trained"]) == ("lora", factors)
+    assert (full["share"], trained["share"]) == (1.0, factors / base)
     assert trained["weights"] == size * (base + factors)
     assert [trained[n] for n in ("gradients", "optimizer")] == [size * factors, 2 * size * factors]
     assert trained["total"] == size * (base + 4 * factors)

@@ -2,6 +2,8 @@
 
 import math
 
+from ..backend import array_namespace
+
 
 def count(arrays):
     """Number of entries in {name: array}."""
@@ -9,14 +11,14 @@ def count(arrays):
 
 
 def _bytes(arrays):
-    return sum(math.prod(a.shape) * a.dtype.itemsize for a in arrays.values())
+    return sum(math.prod(a.shape) * array_namespace(a).finfo(a.dtype).bits // 8 for a in arrays.values())
 
 
 def memory_table(model, optimizer_slots=2):
     """Two rows: full fine-tuning of the base model, and what the model trains now.
 
     Each row: method, trained (parameters), share (of the base model's), and the bytes of weights, gradients, optimizer
-    state and their total. optimizer_slots: arrays that the optimizer keeps per parameter (AdamW 2, SGD with momentum 1).
+    state and their total. optimizer_slots: arrays that the optimizer keeps per parameter (AdamW 2, momentum 1).
     Activations are not counted: they depend on the batch, and LoRA needs nearly as many of them as full fine-tuning.
     """
     everything = model.named_params()

@@ -68,6 +68,6 @@ def _table(rows):
 
 def _reading(seeds):
     return (
-        f"Medians of {seeds} seeds; accuracy with lowest and highest. weight error: relative distance to the full update,\n"
-        "for svd the closed-form lower bound. seconds: one training, or the one SVD a matrix that gives every rank."
+        f"Medians of {seeds} seeds; accuracy with lowest and highest. weight error: distance to the full update,\n"
+        "relative; for svd the closed-form lower bound. seconds: one training, or the SVDs that give every rank."
     )
