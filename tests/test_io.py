@@ -1,0 +1,210 @@
+import json
+import os
+import stat
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lorabook import FormatError, InputError, LoRAConfig, inject, io
+from lorabook.models import MLP
+
+ARRAYS = {"a": np.arange(6, dtype="f4").reshape(2, 3), "b": np.array([1.5]), "n": np.array([7], "i8")}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    io.write_checkpoint(path, ARRAYS, {"step": 3, "run": {"lr": 0.1}})
+    return path
+
+
+def test_checkpoint_round_trip(checkpoint):
+    arrays, state = io.read_checkpoint(checkpoint)
+    assert state == {"step": 3, "run": {"lr": 0.1}}
+    assert arrays.keys() == ARRAYS.keys()
+    for name, array in ARRAYS.items():
+        assert arrays[name].dtype == array.dtype
+        np.testing.assert_array_equal(arrays[name], array)
+
+
+def test_a_checkpoint_is_a_safetensors_file_that_others_read(checkpoint):
+    np.testing.assert_array_equal(safetensors.numpy.load_file(checkpoint)["a"], ARRAYS["a"])
+
+
+def test_every_flipped_bit_is_detected(checkpoint):
+    data = checkpoint.read_bytes()
+    for i in range(len(data)):
+        for bit in range(8):
+            damaged = bytearray(data)
+            damaged[i] ^= 1 << bit
+            checkpoint.write_bytes(damaged)
+            with pytest.raises(FormatError, match=r"checkpoint\.safetensors"):
+                io.read_checkpoint(checkpoint)
+
+
+def test_every_truncation_is_detected(checkpoint):
+    data = checkpoint.read_bytes()
+    for length in range(len(data)):
+        checkpoint.write_bytes(data[:length])
+        with pytest.raises(FormatError):
+            io.read_checkpoint(checkpoint)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=200))
+def test_arbitrary_bytes_are_refused(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("bytes") / "x.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(FormatError):
+        io.read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"w": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 16]}},
+        {"w": {"dtype": "F32", "shape": [2**31], "data_offsets": [0, 2**33]}},
+        {"w": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 16]}},
+        {"w": {"dtype": "F32", "shape": [4], "data_offsets": [8, 24]}},
+        {"w": {"dtype": "F99", "shape": [4], "data_offsets": [0, 16]}},
+        {"v": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}, "w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}},
+        {"w": {"dtype": "F32", "shape": 4, "data_offsets": [0, 16]}},
+        [],
+    ],
+)  # fmt: skip
+def test_a_header_that_lies_is_refused_before_memory_is_taken(tmp_path, header):
+    path, text = tmp_path / "x.safetensors", json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(16))
+    with pytest.raises(FormatError, match="x.safetensors"):
+        io.read_safetensors(path)
+
+
+def test_deeply_nested_header_is_refused(tmp_path):
+    path, text = tmp_path / "x.safetensors", b'{"a":' * 50_000
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    with pytest.raises(FormatError):
+        io.read_safetensors(path)
+
+
+def test_bfloat16_is_read_exactly(tmp_path):
+    values = np.array([1.0, -2.5, 3.140625], np.float32)
+    bits = (values.view(np.uint32) >> 16).astype(np.uint16)
+    header = json.dumps({"w": {"dtype": "BF16", "shape": [3], "data_offsets": [0, 6]}}).encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bits.tobytes())
+    np.testing.assert_array_equal(io.read_safetensors(path)[0]["w"], values)
+
+
+def test_a_plain_safetensors_file_is_no_checkpoint(tmp_path):
+    io.write_safetensors(tmp_path / "x.safetensors", ARRAYS)
+    with pytest.raises(FormatError, match="no lorabook checkpoint"):
+        io.read_checkpoint(tmp_path / "x.safetensors")
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"nothing\.safetensors.*No such file"):
+        io.read_safetensors(tmp_path / "nothing.safetensors")
+
+
+# ---- atomic writing --------------------------------------------------------------------------------------------------
+
+
+def test_order_is_write_sync_rename_sync_folder(tmp_path, monkeypatch):
+    calls = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+
+        def recorded(*args, name=name, real=real):
+            folder = name == "fsync" and stat.S_ISDIR(os.fstat(args[0]).st_mode)
+            calls.append(f"{name} folder" if folder else name)
+            return real(*args)
+
+        monkeypatch.setattr(os, name, recorded)
+    io.write_atomic(tmp_path / "x", b"new")
+    assert calls == ["fsync", "replace", "fsync folder"]
+
+
+@pytest.mark.parametrize("failing", ["fsync", "chmod", "replace"])
+def test_a_failure_at_any_point_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, failing):
+    (tmp_path / "x").write_bytes(b"old")
+
+    def fails(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, failing, fails)
+    with pytest.raises(OSError, match="No space left"):
+        io.write_atomic(tmp_path / "x", b"new")
+    assert (tmp_path / "x").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_output_folder_is_checked_and_swept(tmp_path):
+    (tmp_path / f"{io.TEMPORARY}leftover").write_bytes(b"half")
+    (tmp_path / "kept").write_bytes(b"kept")
+    assert io.prepare_folder(tmp_path) == tmp_path
+    assert os.listdir(tmp_path) == ["kept"]
+
+
+def test_output_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match=r"cannot write to the output folder .*file.*--out"):
+        io.prepare_folder(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_output_folder_that_refuses_writing_is_refused(tmp_path, monkeypatch):
+    def denied(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(io.tempfile, "TemporaryFile", denied)  # a mode of 0o500 would not stop root
+    with pytest.raises(InputError, match="Permission denied"):
+        io.prepare_folder(tmp_path)
+
+
+# ---- adapters --------------------------------------------------------------------------------------------------------
+
+
+def test_adapter_folder_holds_exactly_what_peft_reads(tmp_path, rng):
+    model = MLP((7, 6, 5), rng=rng)
+    config = LoRAConfig(
+        r=2, lora_alpha=4, target_modules=["fc2", "fc1"], rank_pattern={"fc1": 3}, init_lora_weights=False
+    )
+    inject(model, config, rng)
+    io.save_adapter(tmp_path, model, config, "mlp")
+    assert sorted(os.listdir(tmp_path)) == ["adapter_config.json", "adapter_model.safetensors"]
+    arrays, metadata = io.read_safetensors(tmp_path / "adapter_model.safetensors")
+    assert metadata == {"format": "pt"}
+    assert {name: a.shape for name, a in arrays.items()} == {
+        "base_model.model.fc1.lora_A.weight": (3, 7),
+        "base_model.model.fc1.lora_B.weight": (6, 3),
+        "base_model.model.fc2.lora_A.weight": (2, 6),
+        "base_model.model.fc2.lora_B.weight": (5, 2),
+    }
+    np.testing.assert_array_equal(arrays["base_model.model.fc2.lora_B.weight"], model.named_params()["fc2.lora_B"])
+    options = json.loads((tmp_path / "adapter_config.json").read_text())
+    expected = {
+        "peft_type": "LORA",
+        "r": 2,
+        "lora_alpha": 4,
+        "target_modules": ["fc1", "fc2"],
+        "rank_pattern": {"fc1": 3},
+    }
+    assert expected.items() <= options.items()
+    first = (tmp_path / "adapter_config.json").read_bytes(), (tmp_path / "adapter_model.safetensors").read_bytes()
+    io.save_adapter(tmp_path, model, config, "mlp")
+    assert first == (
+        (tmp_path / "adapter_config.json").read_bytes(),
+        (tmp_path / "adapter_model.safetensors").read_bytes(),
+    )
+
+
+def test_fingerprint_sees_names_shapes_types_and_bits():
+    base = io.fingerprint(ARRAYS)
+    assert base == io.fingerprint(dict(reversed(ARRAYS.items())))
+    a = ARRAYS["a"]
+    for other in ({"c": a}, {"a": a.T}, {"a": a.reshape(3, 2)}, {"a": a.astype("f8")}, {"a": -a}):
+        assert io.fingerprint(ARRAYS | other) != base
+    assert io.fingerprint(ARRAYS, "text") != base
