@@ -116,6 +116,8 @@ def csv_task(path, seed=0, test_share=1 / 3):
             raise InputError(
                 f"{path}, row {i + 2}: expected {len(header)} cells, numbers but for the label ({error})"
             ) from None
+    if not (finite := np.isfinite(x).all(axis=1)).all():
+        raise InputError(f"{path}, row {int(finite.argmin()) + 2}: NaN or Inf; drop that row or fill it in")
     names, y, counts = np.unique([line[at] for line in lines], return_inverse=True, return_counts=True)
     if len(names) < 2 or counts.min() < 2:
         found = ", ".join(f"{n}: {c}" for n, c in zip(names[:8], counts, strict=False))

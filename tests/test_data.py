@@ -91,7 +91,7 @@ def test_own_csv(tmp_path):
         ("a,label\n1,x\n1,2,y\n", "row 3"),
         ("a,label\n1,x\n2,x\n", "two labels or more.*x: 2"),
         ("a,label\n1,x\n2,x\n3,y\n", "y: 1"),
-        ("a,label\n" + "1,x\n2,y\n" * 8 + "nan,x\n", "NaN or Inf in 1 of"),
+        ("a,label\n" + "1,x\n2,y\n" * 8 + "nan,x\n", "row 18: NaN or Inf"),
     ],
 )
 def test_a_csv_that_cannot_be_used_says_where(tmp_path, text, message):
