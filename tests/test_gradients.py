@@ -17,6 +17,60 @@ def assert_right(layer, x, rng, tolerance=SMOOTH, **options):
     assert not wrong
 
 
+# ---- losses ----------------------------------------------------------------------------------------------------------
+
+
+def test_cross_entropy(rng):
+    logits, labels = 2 * rng.standard_normal((6, 4)), np.array([0, 3, 1, 1, 2, 3])
+    _, cache = F.softmax_cross_entropy(logits, labels)
+    want = complex_step(lambda v: 0.7 * F.softmax_cross_entropy(v, labels)[0], logits)
+    assert_close(F.softmax_cross_entropy_backward(0.7, cache), want, SMOOTH)
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (2, 3, 4)], ids=str)
+def test_mean_squared_error(rng, shape):
+    y, target = rng.standard_normal(shape), rng.standard_normal(shape)
+    _, cache = F.mean_squared_error(y, target)
+    want = complex_step(lambda v: 0.7 * F.mean_squared_error(v, target)[0], y)
+    assert_close(F.mean_squared_error_backward(0.7, cache), want, SMOOTH)
+
+
+@pytest.mark.parametrize("name", ["mlp", "lora_mlp"])
+@pytest.mark.parametrize("loss", ["cross_entropy", "mean_squared_error"])
+def test_model_and_loss(rng, name, loss):
+    model, x = LAYERS[name](rng), rng.standard_normal((6, 5))
+    model.loss = loss
+    target = np.array([0, 6, 1, 1, 2, 3]) if loss == "cross_entropy" else rng.standard_normal((6, 7))
+    _, grads = model.loss_and_grad(x, target)
+    probe = model.to(np, "complex128")
+    assert grads.keys() == probe.trainable_params().keys()
+    for path, param in probe.trainable_params().items():
+
+        def value_of(value, param=param):
+            param[...] = value
+            return probe.loss_and_grad(x.astype(complex), target)[0]
+
+        original = param.copy()
+        assert_close(grads[path], complex_step(value_of, original.real), SMOOTH)
+        param[...] = original
+
+
+# ---- relu: by differences, away from its kink ------------------------------------------------------------------------
+
+
+def test_relu(rng):
+    x = rng.standard_normal((2, 3, 5))
+    x += np.sign(x) * 0.1
+    assert_right(Activation("relu"), x, rng, KINKED, method="central")
+
+
+def test_relu_in_a_stack(rng):
+    below, x = linear(rng, 8, 5), rng.standard_normal((2, 3, 8))
+    assert np.min(np.abs(below.forward(x)[0])) > 1e-3, "an input sits on the kink: choose another seed"
+    stack = Sequential({"below": below, "relu": Activation("relu"), "above": lora(rng)})
+    assert_right(stack, x, rng, KINKED, method="central")
+
+
 # ---- every layer, alone and in a stack of two ------------------------------------------------------------------------
 
 
@@ -53,59 +107,11 @@ def test_lora_stack_of_two_with_dropout(rng):
     assert_right(stack, rng.standard_normal((2, 3, 5)), rng, dropout_seed=1)
 
 
-def test_relu(rng):
-    x = rng.standard_normal((2, 3, 5))
-    x += np.sign(x) * 0.1
-    assert_right(Activation("relu"), x, rng, KINKED, method="central")
-
-
-def test_relu_in_a_stack(rng):
-    below, x = linear(rng, 8, 5), rng.standard_normal((2, 3, 8))
-    assert np.min(np.abs(below.forward(x)[0])) > 1e-3, "an input sits on the kink: choose another seed"
-    stack = Sequential({"below": below, "relu": Activation("relu"), "above": lora(rng)})
-    assert_right(stack, x, rng, KINKED, method="central")
-
-
 @pytest.mark.parametrize("name", ["linear", "layer_norm", "mlp", "lora_factored", "lora_merged", "lora_dropout_weight"])
 def test_central_differences_agree(rng, name):
     layer = LAYERS[name](rng)
     x = rng.standard_normal((2, 3, 5))
     assert_right(layer, x, rng, 1e-7, method="central", dropout_seed=dropout_seed(name))
-
-
-# ---- losses ----------------------------------------------------------------------------------------------------------
-
-
-def test_cross_entropy(rng):
-    logits, labels = 2 * rng.standard_normal((6, 4)), np.array([0, 3, 1, 1, 2, 3])
-    _, cache = F.softmax_cross_entropy(logits, labels)
-    want = complex_step(lambda v: 0.7 * F.softmax_cross_entropy(v, labels)[0], logits)
-    assert_close(F.softmax_cross_entropy_backward(0.7, cache), want, SMOOTH)
-
-
-@pytest.mark.parametrize("shape", [(6, 4), (2, 3, 4)], ids=str)
-def test_mean_squared_error(rng, shape):
-    y, target = rng.standard_normal(shape), rng.standard_normal(shape)
-    _, cache = F.mean_squared_error(y, target)
-    want = complex_step(lambda v: 0.7 * F.mean_squared_error(v, target)[0], y)
-    assert_close(F.mean_squared_error_backward(0.7, cache), want, SMOOTH)
-
-
-@pytest.mark.parametrize("name", ["mlp", "lora_mlp"])
-def test_model_and_loss(rng, name):
-    model, x, labels = LAYERS[name](rng), rng.standard_normal((6, 5)), np.array([0, 6, 1, 1, 2, 3])
-    _, grads = model.loss_and_grad(x, labels)
-    probe = model.to(np, "complex128")
-    assert grads.keys() == probe.trainable_params().keys()
-    for path, param in probe.trainable_params().items():
-
-        def loss(value, param=param):
-            param[...] = value
-            return probe.loss_and_grad(x.astype(complex), labels)[0]
-
-        original = param.copy()
-        assert_close(grads[path], complex_step(loss, original.real), SMOOTH)
-        param[...] = original
 
 
 # ---- the two derivatives ---------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ DETERMINISTIC = pytest.mark.parametrize("name", [n for n in LAYERS if dropout_se
 def passed(rng, name, shape=(2, 3)):
     """A layer, an input, an upstream gradient of its output's shape, and the seed of its dropout."""
     layer, x = LAYERS[name](rng), rng.standard_normal((*shape, 5))
-    return layer, x, rng.standard_normal(layer.forward(x)[0].shape), dropout_seed(name)
+    return layer, x, rng.standard_normal(layer.forward(x.copy())[0].shape), dropout_seed(name)
 
 
 # ---- forward and backward --------------------------------------------------------------------------------------------

@@ -417,7 +417,14 @@ def test_same_seed_same_adapters():
     default, first, second, other = (m.trainable_params() for m in models)
     assert all(same_bits(first[n], second[n]) and same_bits(first[n], default[n]) for n in first)
     assert not any(same_bits(first[n], other[n]) for n in first)
-    assert not same_bits(first["fc2.lora_A"], first["fc3.lora_A"][:, :8])
+
+
+def test_layers_get_different_factors():
+    model = MLP((8, 8, 8), rng=np.random.default_rng(0))
+    inject(model, LoRAConfig(r=4, init_lora_weights=False))
+    first, second = (layer.params for layer in adapters(model).values())
+    assert not same_bits(first["lora_A"], second["lora_A"])
+    assert not same_bits(first["lora_B"], second["lora_B"])
 
 
 REFUSED = {

@@ -1,0 +1,373 @@
+"""Classic slips, each put into the library for a moment: does a test notice?
+
+MUTANTS: {test module that has to notice: {function: [(name of the slip, fragment of the source, replacement)]}}. The
+fragment occurs exactly once in the function.
+"""
+
+import contextlib
+import functools
+import importlib
+import inspect
+import itertools
+import pkgutil
+import textwrap
+import types
+
+import numpy as np
+import pytest
+
+MUTANTS = {
+    # forward and backward disagree
+    "test_gradients": {
+        "functional:linear": [
+            ("bias left out of y", "y += bias", "pass"),
+        ],
+        "functional:linear_backward": [
+            ("dx with the wrong sign", "dout @ weight", "-dout @ weight"),
+            ("dx through the transposed weight", "dout @ weight", "dout @ weight.T"),
+            ("dW transposed", "dout.T @ rows(x)", "rows(x).T @ dout"),
+            ("dW averaged over the batch", "dout.T @ rows(x)", "dout.T @ rows(x) / len(dout)"),
+            ("db averaged over the batch", "xp.sum(dout, axis=0)", "xp.mean(dout, axis=0)"),
+            ("db summed over features", "xp.sum(dout, axis=0)", "xp.sum(dout, axis=1)"),
+            ("db of the first sample", "xp.sum(dout, axis=0)", "dout[0]"),
+        ],
+        "functional:activation_backward": [
+            ("backward without the slope", "dout * slope", "dout"),
+        ],
+        "functional:relu": [
+            ("slope of |x|", "return x * slope, slope", "return x * slope, 2 * slope - 1"),
+            ("leaky slope", "return x * slope, slope", "return x * slope, slope + 0.01"),
+        ],
+        "functional:gelu_tanh": [
+            ("1 - t for 1 - t^2", "(1 - t * t)", "(1 - t)"),
+            ("3 of the cube left out", "(3 * GELU_A)", "GELU_A"),
+            ("a half left out", "(0.5 * GELU_C)", "GELU_C"),
+            ("x of the product rule left out", "GELU_C) * x *", "GELU_C) *"),
+        ],
+        "functional:gelu_erf": [
+            ("Phi' without a half", "-0.5 * x * x", "-x * x"),
+            ("Phi' wrongly normalised", "math.sqrt(2 * math.pi)", "math.sqrt(math.pi)"),
+            ("x of the product rule left out", "phi + x * xp.exp", "phi + xp.exp"),
+            ("Phi' left out", "phi + x * xp.exp(-0.5 * x * x)", "phi + 0.0"),
+            ("erf(x) for erf(x / sqrt 2)", "x * math.sqrt(0.5)", "x"),
+        ],
+        "functional:silu": [
+            ("slope of sigma", "sigma * (1 + x * (1 - sigma))", "sigma * (1 - sigma)"),
+            ("a sigma left out", "sigma * (1 + x * (1 - sigma))", "sigma + x * (1 - sigma)"),
+            ("tanh(x) for tanh(x / 2)", "xp.tanh(0.5 * x)", "xp.tanh(x)"),
+        ],
+        "functional:softmax": [
+            ("softmax not normalised", "p /= xp.sum(p, axis=-1, keepdims=True)", "pass"),
+        ],
+        "functional:softmax_backward": [
+            ("without the row sum", "(dout - xp.sum(dout * p, axis=-1, keepdims=True))", "dout"),
+            ("row sum without p", "xp.sum(dout * p", "xp.sum(dout"),
+            ("without p", "return p * (", "return ("),
+            ("sum over the batch", "axis=-1", "axis=0"),
+        ],
+        "functional:layer_norm": [
+            (
+                "eps outside the root",
+                "xp.sqrt(xp.mean(xc * xc, axis=-1, keepdims=True) + eps)",
+                "(xp.sqrt(xp.mean(xc * xc, axis=-1, keepdims=True)) + eps)",
+            ),
+            (
+                "variance over d - 1",
+                "xp.mean(xc * xc, axis=-1, keepdims=True)",
+                "xp.sum(xc * xc, axis=-1, keepdims=True) / (x.shape[-1] - 1)",
+            ),
+            ("not centred", "x - xp.mean(x, axis=-1, keepdims=True)", "x"),
+        ],
+        "functional:layer_norm_backward": [
+            ("m(v) left out of dx", "(v - xp.mean(v, axis=-1, keepdims=True) - xhat", "(v - xhat"),
+            ("m(v xhat) left out of dx", " - xhat * xp.mean(v * xhat, axis=-1, keepdims=True)", ""),
+            ("sign of m(v xhat)", "- xhat * xp", "+ xhat * xp"),
+            ("rstd squared in dx", "dx = rstd * (", "dx = rstd**2 * ("),
+            ("rstd left out of dx", "dx = rstd * (", "dx = ("),
+            ("weight left out of dx", "v = dout * weight", "v = dout"),
+            ("dweight without xhat", "rows(dout * xhat)", "rows(dout)"),
+            ("db averaged", "xp.sum(rows(dout), ", "xp.mean(rows(dout), "),
+        ],
+        "functional:softmax_cross_entropy_backward": [
+            ("not divided by N", "(dloss / p.shape[0])", "dloss"),
+            ("divided by k", "p.shape[0])", "p.shape[1])"),
+            ("p + onehot", "(p - xp", "(p + xp"),
+            ("dloss left out", "(dloss /", "(1 /"),
+        ],
+        "functional:softmax_cross_entropy": [
+            ("sum in forward", "xp.mean(xp.log", "xp.sum(xp.log"),
+            ("log left out", "xp.log(total)", "total"),
+        ],
+        "functional:mean_squared_error_backward": [
+            ("2 left out", "2 * dloss", "dloss"),
+            ("over N", "math.prod(error.shape)", "len(error)"),
+            ("sign", "return error", "return -error"),
+        ],
+        "models.mlp:MLP.loss_and_grad": [
+            ("gradient of twice the loss", "backward(1.0", "backward(2.0"),
+        ],
+        "layers:Sequential.backward": [
+            ("another layer's cache", "caches[i]", "caches[len(names) - 1 - i]"),
+            ("dx not handed down", "dout, own =", "_, own ="),
+            ("from the bottom up", "(len(names) - 1, lowest - 1, -1)", "(len(names))"),
+            ("names without their path", 'f"{names[i]}.{name}"', "name"),
+        ],
+        "adapters.lora:LoRALinear.forward": [
+            ("no update in y", "y += F.linear(z, self.scaling * B)[0]", "pass"),
+            ("no scaling in y", "self.scaling * B", "B"),
+            ("bias added twice", "self.scaling * B)", "self.scaling * B, b)"),
+            ("no mask in y", "x if M is None else x * M", "x"),
+            ("mask on the base as well", "y = F.linear(x, W, b)", "y = F.linear(x if M is None else x * M, W, b)"),
+            ("no update in the merged order", "W = W + self.delta_weight()", "pass"),
+            ("update written into the base", "W = W + self", "W += self"),
+        ],
+        "adapters.lora:LoRALinear.delta_weight": [
+            ("no scaling in the merged order", "self.scaling * (", "("),
+        ],
+        "adapters.lora:LoRALinear.backward": [
+            ("no scaling in dz", "s * (dout @ B)", "dout @ B"),
+            ("scaling twice in dz", "s * (dout @ B)", "s * s * (dout @ B)"),
+            ("sign of dz", "s * (dout @ B)", "-s * (dout @ B)"),
+            ("no scaling in dB", "s * (dout.T @ z)", "dout.T @ z"),
+            ("scaling twice in dB", "s * (dout.T @ z)", "s * s * (dout.T @ z)"),
+            ("dB transposed", "s * (dout.T @ z)", "s * (z.T @ dout)"),
+            ("dA transposed", "dz.T @ xd", "xd.T @ dz"),
+            ("dA averaged over the batch", "dz.T @ xd", "dz.T @ xd / len(xd)"),
+            ("no mask in dA", "dz.T @ xd", "dz.T @ x"),
+            ("no mask in dB", "xd @ A.T if merged_order else F.rows(z)", "x @ A.T"),
+            ("no mask in dx", "dz @ A if M is None else (dz @ A) * F.rows(M)", "dz @ A"),
+            ("no update in dx", "dx += dz @ A if M is None else (dz @ A) * F.rows(M)", "pass"),
+            ("no base in dx", "dx = dout @ W", "dx = 0 * (dout @ W)"),
+            ("update twice in dx", "if not merged_order:", "if True:"),
+            ("mask in dW", "dout.T @ x\n", "dout.T @ xd\n"),
+            ("db averaged over the batch", ".sum(dout, axis=0)", ".mean(dout, axis=0)"),
+        ],
+    },
+    # forward and backward agree, and both are wrong: a gradient check passes over these
+    "test_functional": {
+        "functional:softmax": [
+            ("softmax overflows", "x - _shift(x)", "x"),
+        ],
+        "functional:softmax_cross_entropy": [
+            ("cross entropy overflows", "logits - _shift(logits)", "logits"),
+        ],
+        "functional:relu": [
+            ("slope 1 at the kink", "astype(x > 0", "astype(x >= 0"),
+            ("float64 slope", "x > 0, x.dtype", "x > 0, xp.float64"),
+        ],
+        "functional:softmax_cross_entropy_backward": [
+            ("float64 gradient", "p.dtype", "xp.float64"),
+        ],
+        "functional:layer_norm": [
+            ("layer norm without eps", "keepdims=True) + eps)", "keepdims=True))"),
+        ],
+    },
+    "test_layers": {
+        "layers:add_grads": [
+            ("gradients overwritten, not added", "total[name] + grad if name in total else grad", "grad"),
+            ("shards averaged", "total[name] + grad if", "(total[name] + grad) / 2 if"),
+        ],
+        "functional:linear_backward": [
+            ("gradient of a frozen weight", ' if "weight" in needs else None', ""),
+            ("gradient of a frozen bias", ' if "bias" in needs else None', ""),
+        ],
+        "functional:layer_norm_backward": [
+            ("gradient of a frozen norm", 'if "weight" in needs:', "if True:"),
+        ],
+        "adapters.lora:LoRALinear.backward": [
+            ("gradient of the frozen weight", '"weight" in self.trainable', "True"),
+            ("gradient of a frozen A", '"lora_A" in self.trainable', "True"),
+            ("dx always", "if not need_dx:", "if False:"),
+        ],
+        "layers:Layer.needs": [
+            ("dx always", '{"x"} if need_dx else self.trainable', '{"x"}'),
+            ("everything always", "self.trainable | {", "set(self.params) | {"),
+        ],
+        "layers:Activation.backward": [
+            ("dx always", "if need_dx else None", "if True else None"),
+        ],
+        "layers:Sequential.backward": [
+            ("below what trains", "0 if need_dx else", "0 if True else"),
+            ("dx everywhere", "need_dx or i > lowest", "True"),
+            ("dx of the lowest", "need_dx or i > lowest", "need_dx or i >= lowest"),
+            ("no dx above the lowest", "need_dx or i > lowest", "need_dx"),
+        ],
+        "layers:Sequential.forward": [
+            ("dropout never drawn", "child.forward(x, rng)", "child.forward(x)"),
+        ],
+        "models.mlp:MLP.loss_and_grad": [
+            ("dropout never drawn", "self.forward(x, rng)", "self.forward(x)"),
+            ("dx of the input", "need_dx=False", "need_dx=True"),
+        ],
+        "functional:activation_backward": [
+            ("backward writes into dout", "return dout * slope", "dout *= slope; return dout"),
+        ],
+        "functional:softmax": [
+            ("softmax writes into x", "p = xp", "x -= _shift(x); p = xp"),
+        ],
+        "layers:Layer.set_trainable": [
+            ("parameters without their path", '(f"{prefix}.{n}" if prefix else n)', "n"),
+            ("trainable names pile up", "layer.trainable = {", "layer.trainable |= {"),
+        ],
+        "layers:Layer.to": [
+            ("children stay behind", "child.to(xp, dtype)", "pass"),
+        ],
+    },
+    "test_lora": {
+        "adapters.lora:check_scaling": [
+            ("alpha, not alpha / r", " / (math.sqrt(r) if use_rslora else r)", ""),
+            ("alpha / r with rsLoRA", "math.sqrt(r) if use_rslora else r", "r"),
+            ("alpha / sqrt(r) always", "if use_rslora else r", "if True else r"),
+            ("r / alpha", "return float(lora_alpha) /", "return 1 / float(lora_alpha) *"),
+        ],
+        "adapters.lora:initial_factors": [
+            ("B moves", "else np.zeros(", "else np.ones("),
+            ("A rests too", "rng.uniform(-(d_in**-0.5), d_in**-0.5, (", "np.zeros(("),
+            ("A by the rank", "(-(d_in**-0.5), d_in**-0.5,", "(-(r**-0.5), r**-0.5,"),
+            ("A positive", "(-(d_in**-0.5), d_in", "(0, d_in"),
+            ("std 1 / sqrt(r)", "0, 1 / r,", "0, r**-0.5,"),
+        ],
+        "adapters.lora:LoRALinear.forward": [
+            ("not rescaled", " / (1 - p)", " / 1.0"),
+            ("rescaled by p", " / (1 - p)", " / p"),
+            ("keeps p", ">= p", "< p"),
+            ("one mask for the batch", "rng.random(x.shape)", "rng.random(x.shape[-1])"),
+            ("none in the merged order", "p == 0 and self", "self"),
+        ],
+        "adapters.lora:merging_is_cheaper": [
+            ("orders swapped", ") > d_in", ") < d_in"),
+            ("a tie merges", "> d_in * d_out", ">= d_in * d_out"),
+        ],
+        "adapters.lora:LoRALinear.merge": [
+            ("merge subtracts", "+ self.delta", "- self.delta"),
+            ("merge twice adds twice", "if not self.merged:", "if True:"),
+            (
+                "merge writes into the base",
+                'self.params["weight"] = self._unmerged_weight + ',
+                'self.params["weight"] += ',
+            ),
+        ],
+        "adapters.lora:LoRALinear.unmerge": [
+            (
+                "unmerge subtracts",
+                "= self._unmerged_weight, None",
+                '= self.params["weight"] - self.delta_weight(), None',
+            ),
+            ("unmerge copies", "= self._unmerged_weight, None", "= +self._unmerged_weight, None"),
+        ],
+        "adapters.inject:inject": [
+            ("the rest trains on", "model.freeze()", "pass"),
+            ("patterns unread", "= config.for_layer(path)\n", "= config.r, config.lora_alpha\n"),
+            ("every layer alike", "rng=rng", "rng=0"),
+            ("a refusal freezes", "    chosen =", "    model.freeze()\n    chosen ="),
+        ],
+        "adapters.inject:unload": [
+            ("the rest trains", "plain.trainable = set()", "pass"),
+        ],
+        "adapters.config:_ends_with": [
+            ("by any end", 'endswith("." + target)', "endswith(target)"),
+        ],
+        "adapters.config:_first_match": [
+            ("anywhere", r're.match(rf"(.*\.)?({pattern})$", path)', "re.search(pattern, path)"),
+        ],
+        "adapters.memory:memory_table": [
+            ("no gradients", "(1 + optimizer_slots)", "optimizer_slots"),
+        ],
+    },
+    "test_optim": {
+        "optim:SGD.update": [
+            ("up the hill", "param -= lr", "param += lr"),
+            ("no momentum", "v *= self.momentum", "v *= 0"),
+            ("damped gradient", "v += grad", "v += (1 - self.momentum) * grad"),
+            ("Nesterov", "lr * v", "lr * (grad + self.momentum * v)"),
+            ("decay grows", "v += self.weight_decay", "v -= self.weight_decay"),
+            ("not in place", "param -= lr * v", "param = param - lr * v"),
+        ],
+        "optim:AdamW.update": [
+            ("m not corrected", "(lr / (1 - b1**t)) * m", "lr * m"),
+            ("v not corrected", "root / math.sqrt(1 - b2**t)", "root"),
+            ("v corrected without the root", "math.sqrt(1 - b2**t)", "(1 - b2**t)"),
+            ("corrections one step late", "self.step_count", "self.step_count + 1"),
+            ("decay in the gradient too", "m *= b1", "grad = grad + self.weight_decay * param; m *= b1"),
+            ("decay without the rate", "1 - lr * self.weight_decay", "1 - self.weight_decay"),
+            ("eps inside the root", "sqrt(v)", "sqrt(v + self.eps)"),
+            ("no eps", " + self.eps)", ")"),
+            ("betas swapped", "(b1, b2), t", "(b2, b1), t"),
+            ("whole gradient into m", "(1 - b1) * grad", "grad"),
+            ("gradient not squared", "(grad * grad)", "abs(grad)"),
+            ("no root", "array_namespace(v).sqrt(v)", "v"),
+        ],
+        "optim:Optimizer.step": [
+            ("steps not counted", "self.step_count += 1", "pass"),
+            ("schedule unread", "self.lr * lr_factor", "self.lr"),
+        ],
+        "optim:schedule": [
+            ("warm-up from 0", "(step + 1) / warmup", "step / warmup"),
+            ("schedule starts before warm-up ends", "(step - warmup)", "step"),
+            ("schedule ends late", "max(1, total - warmup)", "total"),
+        ],
+        "optim:grad_norm": [
+            ("norm not rooted", "math.sqrt(sum(squares.values()))", "sum(squares.values())"),
+            ("norm of the largest gradient", "sum(squares.values())", "max(squares.values(), default=0)"),
+        ],
+        "optim:clip_grad_norm": [
+            ("clipped to max_norm times the norm", "max_norm / norm", "max_norm"),
+            ("small gradients scaled up", "and norm > max_norm", "and norm != max_norm"),
+        ],
+    },
+}
+
+# what a failing test raises; a NameError or AttributeError would be a mistake in this table
+FAILURES = (AssertionError, TypeError, ValueError, LookupError, ArithmeticError, RuntimeWarning, pytest.fail.Exception)
+
+
+def function_at(target):
+    return inspect.unwrap(pkgutil.resolve_name(f"lorabook.{target}"))
+
+
+@contextlib.contextmanager
+def applied(target, fragment, replacement):
+    """The mutant in place of the original: its code goes into the function itself, so that every reference sees it."""
+    function = function_at(target)
+    source = textwrap.dedent(inspect.getsource(function))
+    assert source.count(fragment) == 1, f"{fragment!r} occurs {source.count(fragment)} times in {target}"
+    module = compile(source.replace(fragment, replacement), f"<mutant of {target}>", "exec")
+    original = function.__code__
+    function.__code__ = next(c for c in module.co_consts if isinstance(c, types.CodeType))
+    try:
+        yield
+    finally:
+        function.__code__ = original
+
+
+@functools.cache
+def tests_of(module):
+    """[(name, call)]: every test of the module, with every set of its parameters, on NumPy."""
+    tests = []
+    for name, function in vars(importlib.import_module(module)).items():
+        if name.startswith("test_"):
+            marks = [mark.args for mark in getattr(function, "pytestmark", ()) if mark.name == "parametrize"]
+            for sets in itertools.product(*(_parameters(*args) for args in marks)):
+                tests.append((name, functools.partial(_call, function, {k: v for s in sets for k, v in s.items()})))
+    return tests
+
+
+def _parameters(names, values):
+    names = [n.strip() for n in names.split(",")] if isinstance(names, str) else names
+    return [dict(zip(names, value if len(names) > 1 else [value], strict=True)) for value in values]
+
+
+def _call(function, parameters):
+    fixtures = {"xp": np, "put": lambda host, dtype=None: np.array(host, dtype), "rng": np.random.default_rng(0)}
+    needed = inspect.signature(function).parameters.keys() - parameters.keys()
+    function(**parameters, **{name: fixtures[name] for name in needed})
+
+
+def first_failure(module):
+    """Name of the first test of the module that fails; None if all pass."""
+    for name, call in tests_of(module):
+        try:
+            call()
+        except FAILURES:
+            return name
+    return None
