@@ -74,6 +74,11 @@ def asarray_like(host, like, dtype=None):
     return xp.asarray(host, dtype=dtype or like.dtype, **device)
 
 
+def data_like(host, like):
+    """Host data on the backend and device of `like`: numbers in the dtype of `like`, labels and ids as int64."""
+    return asarray_like(host, like, dtype=array_namespace(like).int64 if host.dtype.kind in "iu" else None)
+
+
 def check_float(array, what="array"):
     """Raise InputError unless `array` is float32 or float64 (complex is let through for complex-step checks)."""
     if (name := str(array.dtype).rpartition(".")[2]) not in ("float32", "float64", "complex64", "complex128"):

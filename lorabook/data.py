@@ -110,12 +110,12 @@ def csv_task(path, seed=0, test_share=1 / 3):
     at = header.index("label")
     x = np.empty((len(lines), len(header) - 1), np.float32)
     for i, line in enumerate(lines):
+        if len(line) != len(header):
+            raise InputError(f"{path}, row {i + 2}: expected {len(header)} cells, as in the header; got {len(line)}")
         try:
             x[i] = [float(cell) for cell in line[:at] + line[at + 1 :]]
         except ValueError as error:
-            raise InputError(
-                f"{path}, row {i + 2}: expected {len(header)} cells, numbers but for the label ({error})"
-            ) from None
+            raise InputError(f"{path}, row {i + 2}: expected numbers but for the label; {error}") from None
     if not (finite := np.isfinite(x).all(axis=1)).all():
         raise InputError(f"{path}, row {int(finite.argmin()) + 2}: NaN or Inf; drop that row or fill it in")
     names, y, counts = np.unique([line[at] for line in lines], return_inverse=True, return_counts=True)

@@ -135,23 +135,22 @@ def fingerprint(arrays, text=""):
 
 
 def write_checkpoint(path, arrays, state):
-    """Write arrays and a JSON-able `state` as one verified safetensors file, atomically."""
+    """Write arrays and a JSON-able `state` as one verified safetensors file, atomically; same content, same bytes."""
     text = json.dumps(state, sort_keys=True)
-    write_safetensors(path, arrays, {"lorabook": text, "sha256": fingerprint(arrays, text)})
+    write_safetensors(path, arrays, {"lorabook": f"{fingerprint(arrays, text)} {text}"})
 
 
 def read_checkpoint(path):
     """(arrays, state) of `write_checkpoint`. Raises FormatError if a single bit differs from what was written."""
     arrays, metadata = read_safetensors(path)
-    if metadata.keys() != {"lorabook", "sha256"}:
+    if list(metadata) != ["lorabook"]:
         raise FormatError(
-            f"{path} is no lorabook checkpoint: expected lorabook and sha256 in its metadata, got {sorted(metadata)}"
+            f"{path} is no lorabook checkpoint: expected lorabook in its metadata, got {sorted(metadata)}"
         )
-    if fingerprint(arrays, metadata["lorabook"]) != metadata["sha256"]:
-        raise FormatError(
-            f"{path} is damaged: its content does not match its sha256. Restore a copy, or start over in another folder"
-        )
-    return arrays, json.loads(metadata["lorabook"])
+    sha256, _, text = metadata["lorabook"].partition(" ")
+    if fingerprint(arrays, text) != sha256:
+        raise FormatError(f"{path} is damaged: its content does not match its sha256. Restore a copy, or start over")
+    return arrays, json.loads(text)
 
 
 # ---- PEFT adapter folders --------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from .adapters import LoRAConfig, adapters, inject
 from .adapters.memory import count
-from .backend import asarray_like, get_xp, to_numpy
+from .backend import asarray_like, data_like, get_xp, to_numpy
 from .data import Batches, Task
 from .errors import InputError
 from .layers import Layer
@@ -116,9 +116,7 @@ def _fit(setting, model, lr, seed):
 
 def _row(setting, method, r, seed, params, weight_error, model, seconds):
     like = next(iter(model.named_params().values()))
-    x = asarray_like(setting.task.x_test, like)
-    y = asarray_like(setting.task.y_test, like, dtype=get_xp(setting.backend).int64)
-    loss, accuracy = model.evaluate(x, y)
+    loss, accuracy = model.evaluate(data_like(setting.task.x_test, like), data_like(setting.task.y_test, like))
     return {
         "method": method,
         "r": r,
@@ -157,7 +155,7 @@ def _full_and_truncations(setting, ranks, seed):
         rows = [_row(setting, "full", None, seed, count(model.trainable_params()), 0.0, model, seconds)]
         update = _host_update(model, setting.base)
 
-        inputs = model.inputs_of(asarray_like(setting.task.x_train, next(iter(model.named_params().values()))))
+        inputs = model.inputs_of(data_like(setting.task.x_train, next(iter(model.named_params().values()))))
         factors = {path: activation_factor([to_numpy(x).astype("f8")]) for path, x in inputs.items()}
         for method in ("svd", "activation_svd"):
             start = time.perf_counter()

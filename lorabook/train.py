@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from .backend import array_namespace, asarray_like, to_numpy
+from .backend import array_namespace, asarray_like, data_like, to_numpy
 from .environment import environment
 from .errors import FormatError, InputError, NonFiniteError
 from .io import fingerprint, read_checkpoint, write_checkpoint
 from .optim import clip_grad_norm, schedule
 
 HISTORY = ("loss", "lr", "grad_norm")
+ADVICE = ". Weights and optimizer are as before this step. A lower learning rate, warm-up or max_grad_norm may help"
 
 
 def train(
@@ -68,39 +69,32 @@ def train(
             )
 
     like = next(iter(params.values()))
+    quiet = None if progress else True  # None: a bar on stderr if that is a terminal
     for step in tqdm(
-        range(len(history), total),
-        initial=len(history),
-        total=total,
-        delay=2,
-        disable=None if progress else True,
-        unit="step",
+        range(len(history), total), initial=len(history), total=total, delay=2, disable=quiet, unit="step"
     ):
-        x, y = batches.at(step)
-        x, y = asarray_like(x, like), asarray_like(y, like, dtype=_label_dtype(y, like))
-        loss, grads = model.loss_and_grad(x, y, np.random.default_rng([seed, step]))
-        if not math.isfinite(loss := float(loss)):
-            raise NonFiniteError(
-                f"step {step}: the loss is {loss}, first seen in the output of {_first_non_finite(model, x)}{ADVICE}"
-            )
+        batch = (data_like(part, like) for part in batches.at(step))
+        rng = np.random.default_rng([seed, step])
         try:
-            norm = clip_grad_norm(grads, max_grad_norm)
+            loss, norm = _step(model, *batch, rng, optimizer, params, factor(step), max_grad_norm)
         except NonFiniteError as error:
             raise NonFiniteError(f"step {step}: {error}{ADVICE}") from None
-        optimizer.step(params, grads, factor(step))
         history.append((loss, optimizer.lr * factor(step), norm))
         if checkpoint is not None and ((step + 1) % checkpoint_every == 0 or step + 1 == total):
             _save(checkpoint, run, params, optimizer, history)
-    return [
-        {"step": i, "epoch": i // len(batches), **dict(zip(HISTORY, row, strict=True))} for i, row in enumerate(history)
-    ]
+    steps = enumerate(history)
+    return [{"step": i, "epoch": i // len(batches), **dict(zip(HISTORY, row, strict=True))} for i, row in steps]
 
 
-ADVICE = ". Weights and optimizer are as before this step. A lower learning rate, warm-up or max_grad_norm may help"
-
-
-def _label_dtype(y, like):
-    return None if np.issubdtype(y.dtype, np.floating) else array_namespace(like).int64
+@np.errstate(all="ignore")  # what overflows becomes an error that names the layer, not a warning
+def _step(model, x, y, rng, optimizer, params, lr_factor, max_grad_norm):
+    """One update in place; returns the loss before it and the gradient's norm before clipping, as Python floats."""
+    loss, grads = model.loss_and_grad(x, y, rng)
+    if not math.isfinite(loss := float(loss)):
+        raise NonFiniteError(f"the loss is {loss}, first seen in the output of {_first_non_finite(model, x)}")
+    norm = clip_grad_norm(grads, max_grad_norm)
+    optimizer.step(params, grads, lr_factor)
+    return loss, norm
 
 
 def _first_non_finite(model, x):

@@ -70,7 +70,7 @@ def test_arbitrary_bytes_are_refused(tmp_path_factory, data):
         {"w": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 16]}},
         {"w": {"dtype": "F32", "shape": [4], "data_offsets": [8, 24]}},
         {"w": {"dtype": "F99", "shape": [4], "data_offsets": [0, 16]}},
-        dict.fromkeys("vw", {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}),
+        {name: {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]} for name in "vw"},
         {"w": {"dtype": "F32", "shape": 4, "data_offsets": [0, 16]}},
         [],
     ],

@@ -1,7 +1,7 @@
 """`lorabook train`: fine-tune a model with LoRA; the output folder is a PEFT adapter folder."""
 
 from ..adapters import LoRAConfig, inject, memory_table
-from ..backend import asarray_like, get_xp
+from ..backend import data_like, get_xp
 from ..data import SHIFTS, Batches, digits
 from ..errors import InputError
 from ..io import fingerprint, prepare_folder, save_adapter
@@ -62,7 +62,7 @@ def run(args):
         raise InputError(f"{out} holds {taken[0]} already; pass --resume to continue that run, or another --out")
 
     like = next(iter(model.named_params().values()))
-    test = asarray_like(task.x_test, like), asarray_like(task.y_test, like, dtype=xp.int64)
+    test = data_like(task.x_test, like), data_like(task.y_test, like)
     before = model.evaluate(*test)
     history = train(
         model,

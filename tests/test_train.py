@@ -1,0 +1,212 @@
+import copy
+import math
+
+import numpy as np
+import pytest
+
+from lorabook import FormatError, InputError, LoRAConfig, NonFiniteError, inject, io
+from lorabook.data import Batches
+from lorabook.models import MLP
+from lorabook.optim import SGD, AdamW
+from lorabook.train import train
+
+N, D, K = 40, 6, 3
+
+
+@pytest.fixture
+def batches(rng):
+    x = rng.standard_normal((N, D)).astype("f4")
+    return Batches(x, np.arange(N) % K, 8, seed=1)
+
+
+def lora_model(r=2, seed=0, dropout=0.0):
+    model = MLP((D, 8, K), rng=np.random.default_rng(seed))
+    inject(model, LoRAConfig(r=r, lora_dropout=dropout), np.random.default_rng(1))
+    return model
+
+
+def state(model):
+    return {name: array.tobytes() for name, array in model.named_params().items()}
+
+
+def test_training_lowers_the_loss_and_leaves_frozen_weights_alone(batches):
+    model = lora_model()
+    before = state(model)
+    history = train(model, batches, AdamW(3e-2), epochs=30)
+    assert len(history) == 30 * 5
+    assert [row["epoch"] for row in history[3:7]] == [0, 0, 1, 1]
+    assert np.mean([row["loss"] for row in history[-5:]]) < 0.8 * np.mean([row["loss"] for row in history[:5]])
+    after = state(model)
+    assert {name for name in before if before[name] != after[name]} == set(model.trainable_params())
+
+
+def test_the_schedule_reaches_the_optimizer(batches):
+    history = train(lora_model(), batches, SGD(0.1), epochs=2, lr_schedule="linear", warmup=2)
+    expected = [0.05, 0.1, *(0.1 * (1 - i / 8) for i in range(8))]
+    np.testing.assert_allclose([row["lr"] for row in history], expected)
+
+
+@pytest.mark.parametrize("optimizer", [AdamW, lambda lr: SGD(lr, momentum=0.9)])
+@pytest.mark.parametrize("stop", [1, 5, 7, 19])
+def test_resume_ends_bit_for_bit_where_the_uninterrupted_run_ends(tmp_path, batches, optimizer, stop):
+    options = {"epochs": 4, "seed": 3, "checkpoint_every": 1, "max_grad_norm": 1.0}
+    whole = lora_model(dropout=0.3)
+    expected = train(whole, batches, optimizer(1e-2), checkpoint=tmp_path / "whole", **options)
+
+    class KilledError(Exception):
+        pass
+
+    class Dying(Batches):
+        def at(self, step):
+            if step == stop:
+                raise KilledError
+            return super().at(step)
+
+    first = lora_model(dropout=0.3)
+    with pytest.raises(KilledError):
+        dying = Dying(batches.x, batches.y, 8, seed=1)
+        train(first, dying, optimizer(1e-2), checkpoint=tmp_path / "part", **options)
+    second = lora_model(dropout=0.3)
+    history = train(second, batches, optimizer(1e-2), checkpoint=tmp_path / "part", resume=True, **options)
+    assert state(second) == state(whole) != state(lora_model(dropout=0.3))
+    assert history == expected
+    assert (tmp_path / "part").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_resume_of_a_finished_run_changes_nothing(tmp_path, batches):
+    path = tmp_path / "checkpoint"
+    model = lora_model()
+    expected = train(model, batches, AdamW(1e-2), epochs=2, checkpoint=path)
+    again, data = lora_model(), path.read_bytes()
+    assert train(again, batches, AdamW(1e-2), epochs=2, checkpoint=path, resume=True) == expected
+    assert state(again) == state(model)
+    assert path.read_bytes() == data
+
+
+def test_resume_without_a_checkpoint_starts_from_the_beginning(tmp_path, batches):
+    one, two = lora_model(), lora_model()
+    train(one, batches, AdamW(1e-2), epochs=1)
+    train(two, batches, AdamW(1e-2), epochs=1, checkpoint=tmp_path / "none", resume=True)
+    assert state(one) == state(two)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": lora_model(r=1)}, r"fc\d\.lora_[AB].*has shape \(2, .*expected \(1, "),
+        ({"model": lora_model(seed=9)}, "frozen_weights"),
+        ({"optimizer": SGD(1e-2)}, "optimizer is 'AdamW', here it is 'SGD'"),
+        ({"optimizer": AdamW(1e-3)}, r"lr is 0\.01, here it is 0\.001"),
+        ({"seed": 4}, "seed is 3, here it is 4"),
+        ({"epochs": 3}, "steps is 10, here it is 15"),
+        ({"description": {"task": "other"}}, "task is None, here it is 'other'"),
+        ({"data": True}, "data is"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused_and_nothing_is_touched(tmp_path, batches, change, message):
+    path = tmp_path / "checkpoint"
+    options = {"epochs": 2, "seed": 3, "checkpoint": path}
+    train(lora_model(), batches, AdamW(1e-2), **options)
+    data = path.read_bytes()
+    if change.pop("data", False):
+        batches = Batches(batches.x + 1, batches.y, 8, seed=1)
+    model, optimizer = change.pop("model", None) or lora_model(), change.pop("optimizer", None) or AdamW(1e-2)
+    before = state(model)
+    with pytest.raises(FormatError, match=message):
+        train(model, batches, optimizer, resume=True, **options | change)
+    assert state(model) == before
+    assert optimizer.step_count == 0
+    assert path.read_bytes() == data
+
+
+def test_an_existing_checkpoint_is_not_overwritten(tmp_path, batches):
+    path = tmp_path / "checkpoint"
+    path.write_text("mine")
+    with pytest.raises(InputError, match=r"exists already; pass --resume"):
+        train(lora_model(), batches, AdamW(1e-2), epochs=1, checkpoint=path)
+    assert path.read_text() == "mine"
+
+
+def test_a_checkpoint_with_a_consistent_but_wrong_shape_is_refused(tmp_path, batches):
+    path = tmp_path / "checkpoint"
+    train(lora_model(), batches, AdamW(1e-2), epochs=1, checkpoint=path)
+    arrays, meta = io.read_checkpoint(path)
+    io.write_checkpoint(path, arrays | {"param:fc1.lora_A": np.zeros((2, 7), "f4")}, meta)
+    with pytest.raises(FormatError, match=r"param:fc1\.lora_A has shape \(2, 7\), expected \(2, 6\)"):
+        train(lora_model(), batches, AdamW(1e-2), epochs=1, checkpoint=path, resume=True)
+
+
+# ---- what is not finite ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["fc1.weight", "fc2.bias", "fc1.lora_A", "fc2.lora_B"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_value_that_is_not_finite_stops_the_step_and_names_the_layer(batches, name, value):
+    model, optimizer = lora_model(), AdamW(1e-2)
+    train(model, batches, optimizer, epochs=1)
+    model.named_params()[name][...] = value
+    before, moments = state(model), copy.deepcopy(optimizer.state)
+    with pytest.raises(NonFiniteError, match=rf"step 0: .*layer {name.partition('.')[0]}\b.*as before"):
+        train(model, batches, optimizer, epochs=1)
+    assert state(model) == before
+    assert optimizer.step_count == 5
+    for slot, arrays in moments.items():
+        for key, array in arrays.items():
+            np.testing.assert_array_equal(optimizer.state[slot][key], array)
+
+
+def test_a_gradient_that_overflows_is_named(batches, monkeypatch):
+    model, real = lora_model(), MLP.loss_and_grad
+
+    def exploding(self, x, y, rng=None):
+        loss, grads = real(self, x, y, rng)
+        grads["fc2.lora_B"] = grads["fc2.lora_B"] + np.float32(1e30)
+        return loss, grads
+
+    monkeypatch.setattr(MLP, "loss_and_grad", exploding)
+    before = state(model)
+    with pytest.raises(NonFiniteError, match=r"gradient of fc2\.lora_B is not finite.*as before"):
+        train(model, batches, AdamW(1e-2), epochs=1)
+    assert state(model) == before
+
+
+def test_a_rate_far_too_large_ends_in_a_clear_error(batches):
+    with np.errstate(all="ignore"), pytest.raises(NonFiniteError, match="A lower learning rate"):
+        train(lora_model(), batches, SGD(1e30), epochs=3, lr_schedule="constant")
+
+
+def test_layers_are_as_before_after_the_diagnosis(batches):
+    model = lora_model()
+    model.named_params()["fc1.weight"][...] = np.nan
+    with pytest.raises(NonFiniteError):
+        train(model, batches, AdamW(1e-2), epochs=1)
+    assert all("forward" not in vars(layer) for _, layer in model.named_layers())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "at least 1; got 0"),
+        ({"epochs": 1, "checkpoint_every": 0}, "at least 1"),
+        ({"epochs": 1, "warmup": 6}, "5 steps"),
+        ({"epochs": 1, "lr_schedule": "step"}, "unknown schedule"),
+    ],
+)
+def test_options_are_checked_before_work(batches, options, message):
+    with pytest.raises(InputError, match=message):
+        train(lora_model(), batches, AdamW(1e-2), **options)
+
+
+def test_nothing_to_train_is_an_error(batches):
+    model = lora_model()
+    model.freeze()
+    with pytest.raises(InputError, match="nothing to train"):
+        train(model, batches, AdamW(1e-2), epochs=1)
+
+
+def test_every_backend_trains_to_the_same_weights(xp, batches):
+    host, other = lora_model(), lora_model().to(xp)
+    expected = train(host, batches, AdamW(1e-2), epochs=2)
+    got = train(other, batches, AdamW(1e-2), epochs=2)
+    for a, b in zip(got, expected, strict=True):
+        assert math.isclose(a["loss"], b["loss"], rel_tol=1e-5)
