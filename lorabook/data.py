@@ -32,6 +32,8 @@ class Task:
             if bad.any():
                 where = f"{bad.sum()} of {len(x)} {part} rows, first in row {int(bad.argmax())}"
                 raise InputError(f"{self.name}: NaN or Inf in {where}; drop those rows or fill them in")
+            if y.dtype.kind in "iu" and y.min() < 0:
+                raise InputError(f"{self.name}: label {y.min()} in the {part} rows; labels are numbered from 0")
 
     def validation(self, share=0.25, seed=0):
         """This task with its test rows replaced by rows held out of the training rows: to choose hyperparameters on."""

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+from pathlib import Path
 
 import numpy as np
 from threadpoolctl import threadpool_info
@@ -16,37 +17,33 @@ def version(package):
 
 
 def blas():
-    """[{library, version, threads, architecture}] of the BLAS libraries loaded in this process."""
-    return [
+    """[{owner, library, version, threads, architecture}] of the BLAS libraries loaded in this process, NumPy's first.
+
+    The wheels of NumPy and SciPy bring one each; only NumPy's multiplies here, so only its state decides the bits.
+    """
+    found = [
         {
-            "library": i["internal_api"],
-            "version": i["version"],
-            "threads": i["num_threads"],
-            "architecture": i.get("architecture"),
+            "owner": Path(pool["filepath"]).parent.name.removesuffix(".libs"),
+            "library": pool["internal_api"],
+            "version": pool["version"],
+            "threads": pool["num_threads"],
+            "architecture": pool.get("architecture"),
         }
-        for i in threadpool_info()
-        if i["user_api"] == "blas"
+        for pool in threadpool_info()
+        if pool["user_api"] == "blas"
     ]
+    return sorted(found, key=lambda pool: (pool["owner"] != "numpy", pool["owner"]))
 
 
 def environment():
     """What the bits of a result depend on; with another BLAS or thread count, results agree only up to rounding."""
-    return {
-        "lorabook": version("lorabook"),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "blas": blas()[:1],
-    }
+    versions = {"lorabook": version("lorabook"), "python": platform.python_version(), "numpy": np.__version__}
+    return versions | {"blas": blas()[:1]}
 
 
 def summary():
     """One line for the header of a CSV."""
-    first = next(iter(blas()), {"library": "unknown BLAS", "version": ""})
     names = ("lorabook", "numpy", "scipy", "scikit-learn", "matplotlib")
-    return ", ".join(
-        [
-            f"python {platform.python_version()}",
-            *(f"{n} {version(n)}" for n in names),
-            f"{first['library']} {first['version']}",
-        ]
-    )
+    libraries = [f"{name} {version(name)}" for name in names]
+    libraries += [f"{pool['library']} {pool['version']}" for pool in blas()[:1]]
+    return ", ".join([f"python {platform.python_version()}", *libraries])

@@ -56,7 +56,7 @@ class Layer:
 
     def set_trainable(self, names):
         """Train exactly the parameters with these dotted names. Raises InputError for a name that does not exist."""
-        names = set(names)
+        names = {names} if isinstance(names, str) else set(names)
         if unknown := names - set(self.named_params()):
             name = min(unknown)
             close = difflib.get_close_matches(name, self.named_params(), n=3, cutoff=0.3)

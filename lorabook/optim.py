@@ -138,7 +138,7 @@ def grad_norm(grads):
 
     A gradient so large that its square overflows its dtype counts as not finite: AdamW could not store the square.
     """
-    with np.errstate(over="ignore"):  # said below, with the name
+    with np.errstate(over="ignore"):  # reported below, by name
         squares = {name: float(array_namespace(g).sum(g * g)) for name, g in grads.items()}
     for name, square in squares.items():
         if not math.isfinite(square):
@@ -146,12 +146,12 @@ def grad_norm(grads):
     return math.sqrt(sum(squares.values()))
 
 
-def clip_grad_norm(grads, max_norm):
-    """Scale all gradients in place to a common norm of at most `max_norm` (None: any); returns the norm before."""
-    if max_norm is not None and not max_norm > 0:
-        raise InputError(f"max_norm must be above 0, or None; got {max_norm!r}")
+def clip_grad_norm(grads, max_grad_norm):
+    """Scale all gradients in place to a common norm of at most `max_grad_norm` (None: any); returns the norm before."""
+    if max_grad_norm is not None and not max_grad_norm > 0:
+        raise InputError(f"max_grad_norm must be above 0, or None; got {max_grad_norm!r}")
     norm = grad_norm(grads)
-    if max_norm is not None and norm > max_norm:
+    if max_grad_norm is not None and norm > max_grad_norm:
         for grad in grads.values():
-            grad *= max_norm / norm
+            grad *= max_grad_norm / norm
     return norm

@@ -311,8 +311,8 @@ MUTANTS = {
             ("norm of the largest gradient", "sum(squares.values())", "max(squares.values(), default=0)"),
         ],
         "optim:clip_grad_norm": [
-            ("clipped to max_norm times the norm", "max_norm / norm", "max_norm"),
-            ("small gradients scaled up", "and norm > max_norm", "and norm != max_norm"),
+            ("clipped to max_grad_norm times the norm", "max_grad_norm / norm", "max_grad_norm"),
+            ("small gradients scaled up", "and norm > max_grad_norm", "and norm != max_grad_norm"),
         ],
     },
 }

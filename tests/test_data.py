@@ -110,6 +110,8 @@ def test_other_bad_input(tmp_path):
         data.Task("mine", x, y[:3], x, y)
     with pytest.raises(InputError, match="NaN or Inf in 1 of 4 test rows, first in row 2"):
         data.Task("mine", x, y, np.array([[1, 1], [1, 1], [1, np.nan], [1, 1]]), y)
+    with pytest.raises(InputError, match="label -1 in the train rows"):
+        data.Task("mine", x, y - 1, x, y)
     for batch_size in (0, 5, 2.0, True):
         with pytest.raises(InputError, match="integer from 1 to the 4 training rows"):
             data.Batches(x, y, batch_size)

@@ -35,7 +35,7 @@ def run(args):
     lines += [f"{name:<13} {result['packages'][name] or 'not installed'}" for name in PACKAGES]
     lines += [f"{name:<13} {v}" for name in OPTIONAL if (v := result["packages"][name])]
     lines += [
-        f"BLAS          {b['library']} {b['version']}, {b['threads']} threads, {b['architecture']}"
+        f"BLAS          {b['library']} {b['version']} of {b['owner']}, {b['threads']} threads, {b['architecture']}"
         for b in result["blas"]
     ]
     lines += [f"GPU           {'no: ' if problem else ''}{result['gpu']}"]

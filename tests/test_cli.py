@@ -1,0 +1,235 @@
+"""The command line as a user meets it: exit codes, one line for bad input, JSON alone on stdout, kill and resume."""
+
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lorabook import cli, io
+from lorabook.tables import read_csv
+
+FIGURES = Path(__file__).parents[1] / "figures"
+TRAIN = ["train", "mlp-digits", "digits-rotated", "--r", "2", "--epochs", "20", "--checkpoint-every", "7"]
+
+
+@pytest.fixture
+def run(capsys):
+    def call(*argv):
+        try:
+            code = cli.main([str(a) for a in argv])
+        except SystemExit as exit:
+            code = exit.code
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.mark.parametrize("command", ["", *cli.COMMANDS])
+def test_every_command_has_help_with_an_example(run, command):
+    code, out, _ = run(*command.split(), "--help")
+    assert code == 0
+    assert "usage: lorabook" in out
+    if command:
+        assert f"example:\n  lorabook {command}" in out
+        assert all(option in out for option in ("--seed", "--backend", "--json"))
+
+
+def test_module_and_command_are_the_same():
+    done = subprocess.run([sys.executable, "-m", "lorabook", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("lorabook ")
+
+
+def test_doctor(run):
+    code, out, _ = run("doctor", "--json")
+    result = json.loads(out)
+    assert code == 0
+    assert result["packages"]["numpy"] == np.__version__
+    assert result["blas"][0]["threads"] >= 1
+    code, out, _ = run("doctor")
+    assert "numpy" in out and "GPU" in out
+
+
+def test_sweep_writes_table_csv_and_picture(run, tmp_path):
+    code, out, _ = run("sweep", "--ranks", 1, 4, "--seeds", 2, "--epochs", 2, "--jobs", 1, "--out", tmp_path / "s")
+    assert code == 0
+    assert "method" in out and "activation_svd" in out
+    rows = read_csv(tmp_path / "s" / "rank_vs_error.csv")
+    assert list(rows[0]) == ["method", "r", "seed", "params", "weight_error", "test_loss", "test_accuracy", "seconds"]
+    assert len(rows) == 2 * (1 + 3 * 2)
+    assert (
+        (tmp_path / "s" / "rank_vs_error.csv")
+        .read_text()
+        .startswith("# lorabook sweep --data digits-rotated --ranks 1 4")
+    )
+    assert ET.parse(tmp_path / "s" / "rank_vs_error.svg").getroot().tag.endswith("svg")
+
+
+def test_sweep_on_own_csv_gives_one_json_object(run, tmp_path):
+    rng = np.random.default_rng(0)
+    lines = [f"{a:.3f},{b:.3f},{'yes' if a * b > 0 else 'no'}" for a, b in rng.standard_normal((200, 2))]
+    (tmp_path / "mine.csv").write_text("\n".join(["a,b,label", *lines]))
+    options = ["--ranks", 1, 2, "--seeds", 1, "--epochs", 2, "--jobs", 1, "--out", tmp_path / "s", "--json"]
+    code, out, err = run("sweep", "--data", tmp_path / "mine.csv", *options)
+    assert (code, err) == (0, "")
+    assert len(json.loads(out)["rows"]) == 1 + 3 * 2
+
+
+def test_spectrum_of_known_model_file_folder_and_matrix(run, tmp_path, rng):
+    code, out, _ = run("spectrum", "mlp-digits", "--layer", "fc2", "--out", tmp_path / "out")
+    assert code == 0 and "fc2.weight" in out and "fc1" not in out
+    curve = read_csv(tmp_path / "out" / "spectrum.csv")
+    assert [row["r"] for row in curve] == list(range(129))
+    assert all(row["activation_output_error"] <= row["output_error"] + 1e-9 for row in curve)
+    assert (tmp_path / "out" / "spectrum.svg").exists()
+
+    W, X = rng.standard_normal((6, 4)), rng.standard_normal((20, 4))
+    np.save(tmp_path / "W.npy", W)
+    np.save(tmp_path / "X.npy", X)
+    io.write_safetensors(
+        tmp_path / "model.safetensors", {"layer.weight": W.astype("f4"), "layer.bias": np.zeros(6, "f4")}
+    )
+    for model in (tmp_path / "W.npy", tmp_path, tmp_path / "model.safetensors"):
+        code, out, _ = run("spectrum", model, "--activations", tmp_path / "X.npy", "--json")
+        assert code == 0
+        (layer,) = json.loads(out)["layers"]
+        s = np.linalg.svd(W, compute_uv=False)
+        assert layer["stable_rank"] == pytest.approx((s**2).sum() / s[0] ** 2, rel=1e-5)
+
+
+def test_figures_redraws_from_csv_alone(run, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "planted_bound.csv").write_bytes((FIGURES / "data" / "planted_bound.csv").read_bytes())
+    drawn = []
+    for _ in range(2):
+        assert run("figures", "planted_bound", "--redraw", "--out", tmp_path)[0] == 0
+        drawn.append((tmp_path / "planted_bound.svg").read_bytes())
+    assert drawn[0] == drawn[1]
+
+
+def test_train_writes_an_adapter_and_a_history(run, tmp_path):
+    code, out, _ = run(*TRAIN, "--out", tmp_path / "a", "--json")
+    assert code == 0
+    result = json.loads(out)
+    assert result["test_accuracy"]["after"] > 0.8 > 0.2 > result["test_accuracy"]["before"]
+    names = {"adapter_config.json", "adapter_model.safetensors", "history.csv", "checkpoint.safetensors"}
+    assert set(os.listdir(tmp_path / "a")) == names
+    assert len(read_csv(tmp_path / "a" / "history.csv")) == result["steps"]
+
+
+BAD = [
+    (["sweep", "--ranks", "0"], "positive integers"),
+    (["sweep", "--ranks", "x"], "invalid int value: 'x'"),
+    (["sweep", "--ranks", "999"], "larger than the largest possible one, 128"),
+    (["sweep", "--seeds", "0"], "at least one seed"),
+    (["sweep", "--data", "digit"], "unknown data 'digit'"),
+    (["sweep", "--data", "nothing.csv"], "nothing.csv"),
+    (["sweep", "--lora-alpha", "nan"], "lora_alpha must be a finite number"),
+    (["sweep", "--epochs", "0"], "at least 1; got 0"),
+    (["sweep", "--backend", "cupy"], "backend cupy cannot be used"),
+    (["sweep", "--backend", "torch"], "invalid choice: 'torch'"),
+    (["spectrum", "nothing"], "nothing"),
+    (["spectrum", "mlp-digits", "--layer", "fc9"], "no matrix is called 'fc9'; expected one of fc1.weight"),
+    (["spectrum", "mlp-digits", "--activations", "nothing.npy"], "nothing.npy"),
+    (["figures", "rank_vs_eror"], "unknown figure 'rank_vs_eror'; expected some of rank_vs_error"),
+    (["notebooks", "99"], "no chapter '99'; expected one of 01_low_rank"),
+    (["train", "mlp", "digits"], "invalid choice: 'mlp'"),
+    (["train", "mlp-digits", "nothing"], "unknown data 'nothing'"),
+    (["train", "mlp-digits", "digits", "--r", "11"], "from 1 to 10"),
+    (["train", "mlp-digits", "digits", "--r", "-1"], "positive integer; got -1"),
+    (["train", "mlp-digits", "digits", "--lora-alpha", "inf"], "lora_alpha must be a finite number; got inf"),
+    (["train", "mlp-digits", "digits", "--lora-dropout", "1"], "0 <= p < 1; got 1"),
+    (
+        ["train", "mlp-digits", "digits", "--target-modules", "fc4"],
+        "target module 'fc4' matches no linear layer; closest: fc",
+    ),
+    (["train", "mlp-digits", "digits", "--lr", "-1"], "lr must be a finite number >= 0; got -1"),
+    (["train", "mlp-digits", "digits", "--batch-size", "0"], "batch_size must be an integer from 1 to"),
+    (["train", "mlp-digits", "digits", "--warmup", "-1"], "warmup"),
+    (["train", "mlp-digits", "digits", "--max-grad-norm", "0"], "max_grad_norm"),
+    (["nonsense"], "invalid choice: 'nonsense'"),
+    ([], "COMMAND"),
+]
+
+
+@pytest.mark.parametrize(("argv", "message"), BAD, ids=[" ".join(argv) for argv, _ in BAD])
+def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path, monkeypatch, argv, message):
+    monkeypatch.chdir(tmp_path)
+    if argv[:1] == ["train"]:
+        argv = [*argv, "--out", "out"]
+    code, out, err = run(*argv)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not [name for name in os.listdir(tmp_path / "out") if name] if (tmp_path / "out").exists() else True
+
+
+def test_a_run_that_fails_exits_with_1(run, tmp_path):
+    code, out, err = run(*TRAIN, "--lr", "1e30", "--out", tmp_path)
+    assert (code, out) == (1, "")
+    assert "layer fc" in err and err.count("\n") == 1
+    assert "adapter_model.safetensors" not in os.listdir(tmp_path)
+
+
+def test_a_finished_run_is_not_overwritten(run, tmp_path):
+    assert run(*TRAIN, "--out", tmp_path)[0] == 0
+    before = {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}
+    code, _, err = run(*TRAIN, "--out", tmp_path)
+    assert code == 2 and "pass --resume" in err
+    code, _, err = run(*TRAIN, "--out", tmp_path, "--r", "3", "--resume")
+    assert code == 2 and "adapter" in err
+    damaged = bytearray(before["checkpoint.safetensors"])
+    damaged[-1] ^= 1
+    (tmp_path / "checkpoint.safetensors").write_bytes(damaged)
+    code, _, err = run(*TRAIN, "--out", tmp_path, "--resume")
+    assert code == 2 and "damaged" in err
+    (tmp_path / "checkpoint.safetensors").write_bytes(before["checkpoint.safetensors"])
+    assert run(*TRAIN, "--out", tmp_path, "--resume")[0] == 0
+    assert before == {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}
+
+
+def test_npy_that_promises_more_than_it_holds_is_refused(run, tmp_path):
+    np.save(tmp_path / "W.npy", np.zeros((2, 2)))
+    data = (tmp_path / "W.npy").read_bytes()
+    (tmp_path / "W.npy").write_bytes(data.replace(b"(2, 2), }      ", b"(65536, 65536)}"))
+    code, _, err = run("spectrum", tmp_path / "W.npy")
+    assert code == 2 and "W.npy" in err
+    np.save(tmp_path / "O.npy", np.array([{}], dtype=object), allow_pickle=True)
+    code, _, err = run("spectrum", tmp_path / "O.npy")
+    assert code == 2 and "O.npy" in err
+
+
+def test_kill_9_at_20_random_moments_then_resume_ends_in_the_same_adapter(tmp_path):
+    """Every step writes a checkpoint, so that most kills hit a write; each resumed run is killed anew."""
+    command = [sys.executable, "-m", "lorabook", *TRAIN[:-3], "60", "--checkpoint-every", "1", "--out"]
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    checkpoint, moments, kills = part / "checkpoint.safetensors", random.Random(0), 0
+
+    def sha256(folder):
+        return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in sorted(os.listdir(folder))}
+
+    def stamp():
+        return checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+
+    for _ in range(20):
+        before = stamp()
+        process = subprocess.Popen([*command, part, "--resume"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while stamp() == before and process.poll() is None:
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0, 0.06))
+        kills += process.poll() is None
+        process.kill()
+        process.wait()
+    assert kills == 20
+    assert io.read_checkpoint(checkpoint)[1]["step"] < 1080
+    subprocess.run([*command, part, "--resume"], check=True, capture_output=True)
+    subprocess.run([*command, whole], check=True, capture_output=True)
+    assert sha256(part) == sha256(whole)
