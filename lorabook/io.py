@@ -187,4 +187,5 @@ def save_adapter(folder, model, config, base_model=None):
         "modules_to_save": None,
     }
     write_safetensors(Path(folder) / "adapter_model.safetensors", factors, {"format": "pt"})
-    write_atomic(Path(folder) / "adapter_config.json", json.dumps(options, indent=2, sort_keys=True) + "\n")
+    options = dict(sorted(options.items()))  # not sort_keys: where patterns overlap, the first one counts
+    write_atomic(Path(folder) / "adapter_config.json", json.dumps(options, indent=2) + "\n")

@@ -1,0 +1,103 @@
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pytest
+
+from lorabook import InputError, figures, plotting
+from lorabook.errors import FormatError
+from lorabook.tables import format_table, median_by, read_csv, write_csv
+
+FOLDER = Path(__file__).parents[1] / "figures"
+
+
+@pytest.mark.parametrize("name", list(figures.FIGURES))
+def test_every_figure_is_drawn_from_its_csv_with_labelled_axes(name, tmp_path):
+    rows = read_csv(FOLDER / "data" / f"{name}.csv")
+    before = plt.get_fignums()
+    figure = figures.FIGURES[name].plot(rows)
+    assert plt.get_fignums() == before  # a notebook would show it twice
+    assert all(axes.get_xlabel() for axes in figure.axes)
+    assert figure.axes[0].get_ylabel()
+    assert any(axes.texts for axes in figure.axes)
+    plotting.save(figure, tmp_path / "x.png")
+    assert (tmp_path / "x.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("name", list(figures.FIGURES))
+def test_every_figure_has_its_command_in_its_csv(name):
+    assert (FOLDER / "data" / f"{name}.csv").read_text().startswith(f"# lorabook figures {name}\n# python ")
+    assert (FOLDER / f"{name}.svg").exists()
+
+
+def test_no_figure_without_numbers():
+    assert (
+        {p.stem for p in FOLDER.glob("*.svg")}
+        == {p.stem for p in (FOLDER / "data").glob("*.csv")}
+        == set(figures.FIGURES)
+    )
+
+
+def test_committed_rank_sweep_respects_the_bound():
+    rows = read_csv(FOLDER / "data" / "rank_vs_error.csv")
+    bound = {(row["r"], row["seed"]): row["weight_error"] for row in rows if row["method"] == "svd"}
+    others = [row for row in rows if row["method"] in ("activation_svd", "lora")]
+    assert len(others) == 2 * len(bound) == 2 * 7 * 5
+    assert all(row["weight_error"] >= bound[row["r"], row["seed"]] for row in others)
+
+
+def test_committed_planted_runs_reach_the_bound():
+    rows = [
+        row for row in read_csv(FOLDER / "data" / "planted_bound.csv") if row["steps"] == 1000 and row["condition"] == 3
+    ]
+    assert len(rows) == 6 * 5
+    assert all(1 - 1e-6 <= row["ratio"] <= 1.01 for row in rows)
+
+
+def test_the_learning_rates_of_the_sweep_are_good_ones():
+    rows = read_csv(FOLDER / "data" / "learning_rates.csv")
+    setting = figures.Setting(None, None)
+    for r, chosen in ((None, setting.lr_full), (1, setting.lr_lora), (4, setting.lr_lora), (64, setting.lr_lora)):
+        losses = {
+            lr: v[0] for (lr,), v in median_by([row for row in rows if row["r"] == r], ("lr",), "test_loss").items()
+        }
+        assert losses[chosen] <= 1.1 * min(losses.values())
+
+
+def test_rank_vs_error_can_be_drawn_from_few_ranks_and_one_seed():
+    rows = [
+        row for row in read_csv(FOLDER / "data" / "rank_vs_error.csv") if row["r"] in (None, 4) and row["seed"] == 0
+    ]
+    assert len(plotting.rank_vs_error(rows, "few").axes) == 2
+
+
+def test_unknown_figure():
+    with pytest.raises(InputError, match="unknown figure 'x'; expected one of rank_vs_error"):
+        figures.rebuild("x", FOLDER)
+
+
+# ---- tables ----------------------------------------------------------------------------------------------------------
+
+
+def test_csv_round_trip(tmp_path):
+    rows = [{"name": "a", "r": None, "x": 0.1234567891}, {"name": "b,c", "r": 3, "x": 2e-9}]
+    write_csv(tmp_path / "x.csv", rows, "lorabook test")
+    assert read_csv(tmp_path / "x.csv") == [{"name": "a", "r": None, "x": 0.123457}, {"name": "b,c", "r": 3, "x": 2e-9}]
+
+
+def test_csv_with_a_missing_cell_is_refused(tmp_path):
+    (tmp_path / "x.csv").write_text("a,b\n1\n")
+    with pytest.raises(FormatError, match="as many cells"):
+        read_csv(tmp_path / "x.csv")
+    with pytest.raises(InputError, match="nothing.csv"):
+        read_csv(tmp_path / "nothing.csv")
+
+
+def test_table_lines_up():
+    rows = [{"n": "one", "v": 1}, {"n": "eleven", "v": 11}]
+    text = format_table(rows, {"name": lambda row: row["n"], "value": lambda row: str(row["v"])})
+    assert text == "name    value\n-------------\none         1\neleven     11"
+
+
+def test_median_of_odd_and_even_groups():
+    rows = [{"k": 1, "v": 3.0}, {"k": 1, "v": 1.0}, {"k": 1, "v": 2.0}, {"k": 2, "v": 1.0}, {"k": 2, "v": 2.0}]
+    assert median_by(rows, ("k",), "v") == {(1,): (2.0, 1.0, 3.0), (2,): (1.5, 1.0, 2.0)}

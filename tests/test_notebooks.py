@@ -1,0 +1,90 @@
+"""The chapters are what their sources say (nbmake runs them); links and commands of the README exist."""
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from lorabook import chapters
+
+ROOT = Path(__file__).parents[1]
+SOURCES = chapters.sources()
+
+
+def name(source):
+    return source.stem if source.parent.name == "src" else f"{source.stem}-solutions"
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=name)
+def test_notebook_has_the_cells_of_its_source(source):
+    want = chapters.read_source(source)
+    got = nbformat.read(chapters.target(source), as_version=4)
+    assert [(c.cell_type, c.source) for c in got.cells] == [(c.cell_type, c.source) for c in want.cells]
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=name)
+def test_notebook_was_run_in_order_without_errors_or_noise(source):
+    path = chapters.target(source)
+    notebook = nbformat.read(path, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+    assert path.stat().st_size < 300_000
+    assert not re.search(r"/(home|root|tmp|work|Users)/", path.read_text())
+
+
+@pytest.mark.parametrize("source", [s for s in SOURCES if s.parent.name == "src"], ids=name)
+def test_chapter_has_a_question_exercises_and_solutions(source):
+    text = source.read_text()
+    assert re.search(r"^# # .*\?", text, re.MULTILINE), "the title asks a question"
+    assert "your turn" in text
+    assert (source.parent / "solutions" / source.name).exists()
+
+
+def test_no_chapter_without_a_source():
+    built = set(chapters.ROOT.glob("*.ipynb")) | set((chapters.ROOT / "solutions").glob("*.ipynb"))
+    assert built == {chapters.target(source) for source in SOURCES}
+
+
+def test_building_a_chapter_twice_gives_the_same_bytes(tmp_path, monkeypatch):
+    source = tmp_path / "src" / "00_small.py"
+    source.parent.mkdir()
+    source.write_text("# %% [markdown]\n# # Why?\n\n# %%\nprint(1 + 1)\n")
+    monkeypatch.setattr(chapters, "ROOT", tmp_path)
+    first = chapters.build(source).read_bytes()
+    assert chapters.build(source).read_bytes() == first
+    assert json.loads(first)["cells"][1]["outputs"][0]["text"] == ["2\n"]
+
+
+def test_a_chapter_that_fails_leaves_the_old_notebook(tmp_path, monkeypatch):
+    source = tmp_path / "src" / "00_small.py"
+    source.parent.mkdir()
+    source.write_text("# %%\nassert False, 'broken'\n")
+    (tmp_path / "00_small.ipynb").write_text("old")
+    monkeypatch.setattr(chapters, "ROOT", tmp_path)
+    with pytest.raises(RuntimeError, match="broken"):
+        chapters.build(source)
+    assert (tmp_path / "00_small.ipynb").read_text() == "old"
+
+
+def test_links_of_the_readme_lead_somewhere():
+    text = (ROOT / "README.md").read_text()
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    assert len(links) > 5
+    assert not [link for link in links if not (ROOT / link).exists()]
+
+
+def test_commands_of_the_readme_exist():
+    from lorabook.cli import parser
+
+    text = (ROOT / "README.md").read_text()
+    commands = set(re.findall(r"(?:^|[`/ ])lorabook ([a-z]+[^`\n]*)", text, re.MULTILINE))
+    assert len(commands) > 5
+    for command in commands:
+        words = command.split("#")[0].replace("...", "").split()
+        if words[0] in ("is", "for"):
+            continue
+        parser().parse_args(words)
