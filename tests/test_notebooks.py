@@ -1,15 +1,13 @@
-"""The chapters are what their sources say (nbmake runs them); links and commands of the README exist."""
+"""The chapters are what their sources say; pytest runs them through nbmake."""
 
 import json
 import re
-from pathlib import Path
 
 import nbformat
 import pytest
 
 from lorabook import chapters
 
-ROOT = Path(__file__).parents[1]
 SOURCES = chapters.sources()
 
 
@@ -68,23 +66,3 @@ def test_a_chapter_that_fails_leaves_the_old_notebook(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="broken"):
         chapters.build(source)
     assert (tmp_path / "00_small.ipynb").read_text() == "old"
-
-
-def test_links_of_the_readme_lead_somewhere():
-    text = (ROOT / "README.md").read_text()
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
-    assert len(links) > 5
-    assert not [link for link in links if not (ROOT / link).exists()]
-
-
-def test_commands_of_the_readme_exist():
-    from lorabook.cli import parser
-
-    text = (ROOT / "README.md").read_text()
-    commands = set(re.findall(r"(?:^|[`/ ])lorabook ([a-z]+[^`\n]*)", text, re.MULTILINE))
-    assert len(commands) > 5
-    for command in commands:
-        words = command.split("#")[0].replace("...", "").split()
-        if words[0] in ("is", "for"):
-            continue
-        parser().parse_args(words)

@@ -121,8 +121,14 @@ def test_initialisation_has_pefts_distribution(torch, peft, init):
             assert not array.any()
 
 
-PATHS = ["encoder.layer.0.attention.self.query", "encoder.layer.0.attention.output.dense", "encoder.layer.10.output.dense",
-         "pooler.dense", "query", "encoder.layer.1.intermediate.dense_extra"]  # fmt: skip
+PATHS = [
+    "encoder.layer.0.attention.self.query",
+    "encoder.layer.0.attention.output.dense",
+    "encoder.layer.10.output.dense",
+    "encoder.layer.1.intermediate.dense_extra",
+    "pooler.dense",
+    "query",
+]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,68 @@
+"""Against numbers that PEFT made (tests/golden/make_golden.py): a gradient check alone is blind to a wrong scaling."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lorabook import LoRAConfig, inject, io, merge
+from lorabook.adapters import adapters
+from lorabook.models import MLP
+from lorabook.optim import AdamW
+
+
+@pytest.fixture
+def golden():
+    arrays, metadata = io.read_safetensors(Path(__file__).parent / "golden" / "lora_mlp.safetensors")
+    return arrays, LoRAConfig(**json.loads(metadata["config"]))
+
+
+def part(arrays, kind):
+    return {name.partition(":")[2]: a for name, a in arrays.items() if name.startswith(f"{kind}:")}
+
+
+@pytest.fixture(params=["factored", "merged"])
+def model(golden, rng, request):
+    arrays, config = golden
+    model = MLP((7, 9, 8, 5), "gelu", rng=rng).to(np, "float64")
+    model.load(part(arrays, "base"))
+    inject(model, config, rng)
+    model.load(part(arrays, "base") | part(arrays, "factor"))
+    for layer in adapters(model).values():
+        layer.order = request.param
+    return model
+
+
+def close(got, want):
+    assert got.keys() == want.keys()
+    for name in want:
+        np.testing.assert_allclose(got[name], want[name], rtol=1e-10, atol=1e-13, err_msg=name)
+
+
+def test_logits_loss_and_every_gradient(golden, model):
+    arrays, _ = golden
+    np.testing.assert_allclose(model.forward(arrays["x"])[0], arrays["logits"], rtol=1e-12)
+    loss, grads = model.loss_and_grad(arrays["x"], arrays["labels"])
+    np.testing.assert_allclose(loss, arrays["loss"], rtol=1e-12)
+    close(grads, part(arrays, "grad"))
+
+
+def test_merged_weights(golden, model):
+    merge(model)
+    close({n: a for n, a in model.named_params().items() if n.endswith("weight")}, part(golden[0], "merged"))
+
+
+def test_ten_adamw_steps(golden, model):
+    arrays, _ = golden
+    optimizer, params = AdamW(0.01), model.trainable_params()
+    for _ in range(10):
+        optimizer.step(params, model.loss_and_grad(arrays["x"], arrays["labels"])[1])
+    close(params, part(arrays, "after"))
+
+
+def test_another_scaling_would_be_noticed(golden, model):
+    arrays, _ = golden
+    for layer in adapters(model).values():
+        layer.scaling *= 1.001
+    assert np.abs(model.forward(arrays["x"])[0] - arrays["logits"]).max() > 1e-5
