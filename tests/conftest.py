@@ -1,7 +1,16 @@
+import os
+from collections import Counter
+
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from lorabook import backend
+
+# The matrices here are tiny: a second BLAS thread only waits, for seconds on a busy machine. For subprocesses and kernels
+# the variable, for this process the limit.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+threadpool_limits(1)
 
 pytest.register_assert_rewrite("checks", "mutants")
 
@@ -23,3 +32,10 @@ def put(xp):
     """Host array -> a copy on the backend; for array-api-strict on the device that refuses conversion to NumPy."""
     device = {"device": xp.Device("device1")} if xp.__name__ == "array_api_strict" else {}
     return lambda host, dtype=None: xp.asarray(np.array(host, dtype), **device)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """One line a reason for what was skipped, instead of one a test."""
+    reasons = Counter(str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", []))
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"skipped {count}: {reason.removeprefix('Skipped: ')}")

@@ -1,5 +1,7 @@
 """`lorabook train`: fine-tune a model with LoRA; the output folder is a PEFT adapter folder."""
 
+from threadpoolctl import threadpool_limits
+
 from ..adapters import LoRAConfig, inject, memory_table
 from ..backend import data_like, get_xp
 from ..data import SHIFTS, Batches, digits
@@ -64,21 +66,22 @@ def run(args):
     like = next(iter(model.named_params().values()))
     test = data_like(task.x_test, like), data_like(task.y_test, like)
     before = model.evaluate(*test)
-    history = train(
-        model,
-        batches,
-        AdamW(args.lr),
-        epochs=args.epochs,
-        lr_schedule=args.lr_schedule,
-        warmup=args.warmup,
-        max_grad_norm=args.max_grad_norm,
-        seed=args.seed,
-        checkpoint=checkpoint,
-        checkpoint_every=args.checkpoint_every,
-        resume=args.resume,
-        description={"model": args.model, "adapter": config.as_dict()},
-        progress=True,
-    )
+    with threadpool_limits(1):  # as in `pretrain`: the matrices are small
+        history = train(
+            model,
+            batches,
+            AdamW(args.lr),
+            epochs=args.epochs,
+            lr_schedule=args.lr_schedule,
+            warmup=args.warmup,
+            max_grad_norm=args.max_grad_norm,
+            seed=args.seed,
+            checkpoint=checkpoint,
+            checkpoint_every=args.checkpoint_every,
+            resume=args.resume,
+            description={"model": args.model, "adapter": config.as_dict()},
+            progress=True,
+        )
     after = model.evaluate(*test)
     save_adapter(out, model, config, args.model)
     write_csv(out / "history.csv", history, f"lorabook train {args.model} {args.data}")
