@@ -7,8 +7,8 @@ from threadpoolctl import threadpool_limits
 
 from lorabook import backend
 
-# The matrices here are tiny: a second BLAS thread only waits, for seconds on a busy machine. For subprocesses and kernels
-# the variable, for this process the limit.
+# The matrices here are tiny: a second BLAS thread only waits, for seconds if the machine is busy.
+# The variable is for subprocesses and kernels, the limit for this process.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 threadpool_limits(1)
 
