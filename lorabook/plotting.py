@@ -11,7 +11,7 @@ from .tables import median_by
 STYLE = Path(__file__).with_name("lorabook.mplstyle")
 PALETTE = {"lora": "#D55E00", "svd": "#0072B2", "activation_svd": "#009E73", "full": "#000000"}
 MARKERS = {"lora": "o", "svd": "s", "activation_svd": "^", "full": ""}
-LABELS = {"lora": "LoRA, trained", "svd": "SVD truncation", "activation_svd": "activation-aware\ntruncation"}
+LABELS = {"lora": "LoRA, trained", "svd": "SVD truncation", "activation_svd": "activation-aware"}
 
 
 def styled(plot):
@@ -50,6 +50,15 @@ def _rank_axis(axes, ranks):
     axes.set_xlabel("rank r")
 
 
+def _log_axis(axes, ticks):
+    """Logarithmic y axis, numbers written out at those of the `ticks` that are in sight."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.set_yticks([y for y in ticks if low <= y <= high], minor=False)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
 def _percent(axes):
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g} %"))
 
@@ -77,12 +86,13 @@ def rank_vs_error(rows, title=None):
     left.axhline(1, color="#666666", linewidth=1, linestyle="--")
     _name(left, "no update at all", (max(ranks), 1), (0, 4), "#666666", ha="right")
     _name(left, LABELS["lora"], at("lora", "weight_error", middle), (0, 10), PALETTE["lora"], ha="center")
-    _name(left, "activation-aware", at("activation_svd", "weight_error", middle), (6, 6), PALETTE["activation_svd"])
+    _name(
+        left, LABELS["activation_svd"], at("activation_svd", "weight_error", middle), (6, 6), PALETTE["activation_svd"]
+    )
     _name(
         left, "SVD: the lower bound", at("svd", "weight_error", middle), (-6, -8), PALETTE["svd"], ha="right", va="top"
     )
-    left.set_yscale("log")
-    left.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    _log_axis(left, (0.01, 0.03, 0.1, 0.3, 1, 3, 10))
     left.set_ylabel(r"$\Vert$update $-\ \Delta W\Vert_F\ /\ \Vert\Delta W\Vert_F$")
     left.set_title("How far from the update of full fine-tuning?")
 
@@ -90,22 +100,21 @@ def rank_vs_error(rows, title=None):
     right.axhline(full, color="black", linewidth=1.2, linestyle="--")
     right.axhspan(low, high, color="black", alpha=0.08, linewidth=0)
     _name(right, f"full fine-tuning: {full:.1f} %", (first, full), (0, -4), "black", va="top")
-    _name(right, LABELS["lora"], at("lora", "test_error", first), (8, 6), PALETTE["lora"])
-    _name(right, LABELS["svd"], at("svd", "test_error", sorted(ranks)[len(ranks) // 3]), (6, 8), PALETTE["svd"])
+    steep = sorted(ranks)[len(ranks) // 3]
+    _name(right, LABELS["lora"], at("lora", "test_error", max(ranks)), (0, 9), PALETTE["lora"], ha="right")
+    _name(right, LABELS["svd"], at("svd", "test_error", steep), (6, 8), PALETTE["svd"])
     _name(
         right,
-        "activation-aware",
-        at("activation_svd", "test_error", middle),
-        (-8, -4),
+        LABELS["activation_svd"],
+        at("activation_svd", "test_error", steep),
+        (-8, -6),
         PALETTE["activation_svd"],
         ha="right",
     )
-    right.set_yscale("log")
     right.set_ylim(bottom=full / 2)
-    right.set_yticks([y for y in (1, 2, 5, 10, 20, 50, 100) if y >= full / 2])
-    right.yaxis.set_minor_formatter(NullFormatter())
+    _log_axis(right, (1, 2, 5, 10, 20, 50, 100))
     _percent(right)
-    right.set_ylabel("wrong on held-out digits")
+    right.set_ylabel("wrong on held-out rows")
     right.set_title("How many mistakes?")
     for axes in (left, right):
         _rank_axis(axes, ranks)
@@ -132,10 +141,7 @@ def learning_rates(rows):
     axes.set_xscale("log")
     axes.set_xticks(lr, [f"{v:g}" for v in lr])
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_yscale("log")
-    axes.set_yticks([0.1, 0.2, 0.5, 1, 2])
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    _log_axis(axes, (0.1, 0.2, 0.5, 1, 2))
     axes.set_xlabel("learning rate (AdamW, cosine to 0)")
     axes.set_ylabel("validation loss (nats)")
     axes.set_title(f"Which learning rate?  (median and range of {len({row['seed'] for row in rows})} seeds)")
@@ -169,11 +175,8 @@ def planted_bound(rows):
         axes.set_title(f"input scales from 1 to 1/{condition:g}")
         axes.set_xlabel("rank r")
         axes.set_xticks([r for (r,) in bound])
-    panels[0].set_yscale("log")
-    panels[0].yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-    panels[0].yaxis.set_minor_formatter(NullFormatter())
-    panels[0].set_yticks([0.02, 0.05, 0.1, 0.2])
     panels[0].set_ylim(bottom=0.014)
+    _log_axis(panels[0], (0.02, 0.05, 0.1, 0.2))
     panels[0].set_ylabel("root mean squared error")
     problems = len({row["seed"] for row in rows})
     note = f"LoRA trained (orange) to find a planted update of rank 4; median and range of {problems} problems"
