@@ -43,9 +43,13 @@ def finite_difference(f, v, h=CENTRAL_H):
 METHODS = {"complex": complex_step, "central": finite_difference}
 
 
-def relative_error(got, want):
-    """max |got - want| / max |want|; just max |got| where `want` vanishes; infinite if a NaN is among them."""
+def relative_error(got, want, largest=0.0):
+    """max |got - want| / max |want|; infinite if a NaN is among them.
+
+    Where `want` vanishes, or is rounding error beside `largest`, the error is relative to `largest`, or absolute.
+    """
     scale = float(np.max(np.abs(want), initial=0.0))
+    scale = largest if scale <= 1e-12 * largest else scale
     error = float(np.max(np.abs(got - want), initial=0.0)) / (scale or 1.0)
     return np.inf if np.isnan(error) else error  # max() over errors would pass over a NaN
 
@@ -77,21 +81,22 @@ def check_layer(layer, x, rng, method="complex", dropout_seed=None):
 
         return f
 
-    errors = {name: np.inf for name in grads.keys() ^ params.keys()}
+    pairs = {}
     if np.issubdtype(x.dtype, np.floating):
-        errors["x"] = _error(dx, derivative(loss, x))
+        pairs["x"] = dx, derivative(loss, x)
         x = x.astype(dtype)
     for name, array in params.items():
-        if name in grads:
-            original = array.copy()
-            errors[name] = _error(grads[name], derivative(loss_of(array), original.real))
-            array[...] = original
-    return errors
+        original = array.copy()
+        pairs[name] = grads.get(name), derivative(loss_of(array), original.real)
+        array[...] = original
+    largest = max(float(np.max(np.abs(want), initial=0.0)) for _, want in pairs.values())  # a key's bias has gradient 0
+    errors = {name: np.inf for name in grads.keys() - params.keys()}
+    return errors | {name: _error(got, want, largest) for name, (got, want) in pairs.items()}
 
 
 def _forward(layer, x, dropout_seed):
     return layer.forward(x, None if dropout_seed is None else np.random.default_rng(dropout_seed))
 
 
-def _error(got, want):
-    return relative_error(got, want) if got is not None and got.shape == want.shape else np.inf
+def _error(got, want, largest):
+    return relative_error(got, want, largest) if got is not None and got.shape == want.shape else np.inf

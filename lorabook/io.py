@@ -100,7 +100,9 @@ def read_safetensors(path):
         raise FormatError(
             f"{path} is not a valid safetensors file ({error}); it may be truncated or damaged. Fetch or write it again"
         ) from None
-    return {name: _array(path, name, entry) for name, entry in entries}, header.get("__metadata__", {})
+    return {name: _array(path, name, entry) for name, entry in sorted(entries, key=lambda e: e[0])}, header.get(
+        "__metadata__", {}
+    )
 
 
 def _array(path, name, entry):
