@@ -3,10 +3,11 @@
 import os
 import platform
 
+from .. import hub
 from ..backend import cuda_driver_version, cupy_wheel, gpu_problem
 from ..environment import blas, version
 
-HELP = "versions, BLAS, threads, GPU, and which cupy wheel to install"
+HELP = "versions, BLAS, threads, GPU, which cupy wheel to install, what is cached"
 EXAMPLE = "lorabook doctor --json"
 PACKAGES = ("lorabook", "numpy", "scipy", "matplotlib", "scikit-learn", "joblib", "safetensors", "threadpoolctl")
 OPTIONAL = ("cupy-cuda12x", "cupy-cuda13x", "torch", "transformers", "peft")
@@ -30,6 +31,8 @@ def run(args):
         "cuda": None if driver is None else f"{driver[0]}.{driver[1]}",
         "cupy_wheel": None if driver is None else cupy_wheel(driver),
         "gpu": problem or "works",
+        "cache": str(hub.cache_folder()),
+        "cached": {name: _cached(name) for name in hub.known()},
     }
     lines = [f"python        {result['python']} on {result['platform']}, {result['cores']} cores"]
     lines += [f"{name:<13} {result['packages'][name] or 'not installed'}" for name in PACKAGES]
@@ -39,4 +42,11 @@ def run(args):
         for b in result["blas"]
     ]
     lines += [f"GPU           {'no: ' if problem else ''}{result['gpu']}"]
+    lines += [f"cache         {result['cache']}"]
+    lines += [f"{name:<13} {state or 'not fetched'}" for name, state in result["cached"].items()]
     return result, "\n".join(lines)
+
+
+def _cached(name):
+    folder, damage = hub.cached(name)
+    return f"damaged: {damage}" if damage else folder and str(folder)
