@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .errors import InputError
+from .io import fingerprint
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,10 @@ class Batches:
     def __len__(self):
         """Steps an epoch."""
         return len(self.x) // self.batch_size
+
+    def fingerprint(self):
+        """sha256 of x and y."""
+        return fingerprint({"x": self.x, "y": self.y})
 
     def at(self, step):
         """(x, y) of one step, counted over all epochs."""

@@ -106,7 +106,13 @@ def silu(x):
     return x * sigma, sigma * (1 + x * (1 - sigma))
 
 
-ACTIVATIONS = {"relu": relu, "gelu_tanh": gelu_tanh, "gelu": gelu_erf, "silu": silu}
+def tanh(x):
+    """y = tanh(x), g' = 1 - y^2."""
+    y = array_namespace(x).tanh(x)
+    return y, 1 - y * y
+
+
+ACTIVATIONS = {"relu": relu, "gelu_tanh": gelu_tanh, "gelu": gelu_erf, "silu": silu, "tanh": tanh}
 
 
 # ---- softmax and layer norm: along the last axis ---------------------------------------------------------------------
@@ -172,6 +178,75 @@ def layer_norm_backward(dout, cache, needs=("x", "weight", "bias")):
     if "bias" in needs:
         dbias = xp.sum(rows(dout), axis=0)
     return dx, dweight, dbias
+
+
+# ---- attention -------------------------------------------------------------------------------------------------------
+
+
+def split_heads(x, heads):
+    """(B, T, d) -> (B, heads, T, d / heads), a view."""
+    B, T, d = x.shape
+    xp = array_namespace(x)
+    return xp.permute_dims(xp.reshape(x, (B, T, heads, d // heads)), (0, 2, 1, 3))
+
+
+def merge_heads(x):
+    """(B, heads, T, d_head) -> (B, T, heads d_head)."""
+    B, heads, T, d_head = x.shape
+    xp = array_namespace(x)
+    return xp.reshape(xp.permute_dims(x, (0, 2, 1, 3)), (B, T, heads * d_head))
+
+
+def causal_bias(T, like):
+    """(1, 1, T, T) to add to the scores: 0, or the dtype's lowest number where a token would look ahead."""
+    xp = array_namespace(like)
+    ahead = arange_like(T, like)[None, :] > arange_like(T, like)[:, None]
+    return xp.astype(ahead, like.dtype)[None, None, :, :] * float(xp.finfo(like.dtype).min)
+
+
+def padding_bias(mask, like):
+    """(B, 1, 1, T) to add to the scores: 0, or the dtype's lowest number for padding. mask (B, T): True for a token."""
+    xp = array_namespace(mask, like)
+    return xp.astype(~mask, like.dtype)[:, None, None, :] * float(xp.finfo(like.dtype).min)
+
+
+def attention(q, k, v, heads, bias=None):
+    """o = p v with p = softmax(q k^T / sqrt(d_head) + bias), in each head (Vaswani et al. 2017, arXiv:1706.03762).
+
+    q, k, v (B, T, d) -> o (B, T, d). bias: None, or broadcastable to (B, heads, T, T).
+    """
+    d_head = q.shape[-1] // heads
+    q = split_heads(
+        q * (1 / math.sqrt(d_head)), heads
+    )  # (B, heads, T, d_head); scaling q costs less than scaling q k^T
+    k, v = split_heads(k, heads), split_heads(v, heads)
+    scores = q @ k.mT  # (B, heads, T, T)
+    if bias is not None:
+        scores += bias
+    p, _ = softmax(scores)
+    o = p @ v  # (B, heads, T, d_head)
+    return merge_heads(o), (q, k, v, p, o)
+
+
+def attention_backward(dout, cache):
+    """Gradients dq, dk, dv (B, T, d) of `attention`. The cached q is scaled already: q = q_in c, c = 1 / sqrt(d_head).
+
+    With s = q k^T + bias, in each head: do = dp v + p dv, and softmax gives ds = p (dp - sum_j dp_j p_j). The row sum
+    sum_j dp_ij p_ij = <do_i v^T, p_i> = <do_i, p_i v> = <do_i, o_i> needs T x d_head products instead of T x T.
+
+        dv = p^T do        dp = do v^T        ds = p (dp - <do, o>)
+        dq_in = c ds k     dk = ds^T q
+    """
+    q, k, v, p, o = cache
+    xp = array_namespace(dout, q)
+    do = split_heads(dout, q.shape[1])  # (B, heads, T, d_head)
+    dv = p.mT @ do
+    ds = do @ v.mT  # dp, (B, heads, T, T)
+    ds -= xp.sum(do * o, axis=-1, keepdims=True)
+    ds *= p
+    dq = (ds @ k) * (1 / math.sqrt(q.shape[-1]))
+    dk = ds.mT @ q
+    return merge_heads(dq), merge_heads(dk), merge_heads(dv)
 
 
 # ---- losses: the only place that divides by the batch ----------------------------------------------------------------

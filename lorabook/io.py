@@ -1,4 +1,4 @@
-"""Files: atomic writing, safetensors, checkpoints, PEFT adapter folders. Nothing is unpickled or executed."""
+"""Files: atomic writing, safetensors, checkpoints. Nothing is unpickled or executed."""
 
 import contextlib
 import hashlib
@@ -153,41 +153,3 @@ def read_checkpoint(path):
     if fingerprint(arrays, text) != sha256:
         raise FormatError(f"{path} is damaged: its content does not match its sha256. Restore a copy, or start over")
     return arrays, json.loads(text)
-
-
-# ---- PEFT adapter folders --------------------------------------------------------------------------------------------
-
-
-def save_adapter(folder, model, config, base_model=None):
-    """Write the model's LoRA factors as a PEFT adapter folder: adapter_model.safetensors and adapter_config.json.
-
-    model: has adapters from `inject(model, config)`. base_model: name or path of the base model, for the reader.
-    """
-    factors = {}
-    for name, array in model.named_params().items():
-        path, _, kind = name.rpartition(".")
-        if kind in ("lora_A", "lora_B"):
-            factors[f"base_model.model.{path}.{kind}.weight"] = array
-    options = {
-        "peft_type": "LORA",
-        "task_type": None,
-        "base_model_name_or_path": base_model,
-        "inference_mode": True,
-        "r": config.r,
-        "lora_alpha": config.lora_alpha,
-        "use_rslora": config.use_rslora,
-        "use_dora": False,
-        "lora_dropout": config.lora_dropout,
-        "init_lora_weights": config.init_lora_weights,
-        "target_modules": config.target_modules
-        if isinstance(config.target_modules, str)
-        else sorted(config.target_modules),
-        "rank_pattern": dict(config.rank_pattern),
-        "alpha_pattern": dict(config.alpha_pattern),
-        "fan_in_fan_out": False,
-        "bias": "none",
-        "modules_to_save": None,
-    }
-    write_safetensors(Path(folder) / "adapter_model.safetensors", factors, {"format": "pt"})
-    options = dict(sorted(options.items()))  # not sort_keys: where patterns overlap, the first one counts
-    write_atomic(Path(folder) / "adapter_config.json", json.dumps(options, indent=2) + "\n")

@@ -7,8 +7,10 @@ join the two. A parameter gets a gradient only if its name is in `trainable`.
 
 import difflib
 
+import numpy as np
+
 from . import functional as F
-from .backend import array_namespace, asarray_like, check_float, to_numpy
+from .backend import array_namespace, asarray_like, check_float, scatter_add, to_numpy
 from .errors import InputError
 
 
@@ -53,6 +55,10 @@ class Layer:
     def trainable_params(self):
         """{dotted name: array} of the parameters that train."""
         return dict(self._named(trainable_only=True))
+
+    def trains(self):
+        """Whether any parameter of this layer, or of one inside it, trains."""
+        return bool(self.trainable) or any(child.trains() for child in self.children.values())
 
     def set_trainable(self, names):
         """Train exactly the parameters with these dotted names. Raises InputError for a name that does not exist."""
@@ -102,6 +108,11 @@ def add_grads(total, grads):
     return total
 
 
+def prefixed(prefix, grads):
+    """{prefix.name: gradient}: the gradients of a child under their names in its parent."""
+    return {f"{prefix}.{name}": grad for name, grad in grads.items()}
+
+
 class Linear(Layer):
     """y = x W^T + b. weight (d_out, d_in), bias (d_out,) or None; see `functional.linear` for the derivation."""
 
@@ -134,6 +145,11 @@ class LayerNorm(Layer):
     def __init__(self, weight, bias, eps=1e-5):
         super().__init__({"weight": weight, "bias": bias})
         self.eps = eps
+
+    @classmethod
+    def unit(cls, d, eps=1e-5):
+        """weight 1, bias 0, in float32."""
+        return cls(np.ones(d, "f4"), np.zeros(d, "f4"), eps)
 
     def forward(self, x, rng=None):
         return F.layer_norm(x, self.params["weight"], self.params["bias"], self.eps)
@@ -169,26 +185,50 @@ class Softmax(Layer):
         return (F.softmax_backward(dout, cache) if need_dx else None), {}
 
 
+class Embedding(Layer):
+    """y = weight[ids]. weight (n, d), ids (...) integers in 0 .. n - 1 -> y (..., d). Ids have no gradient."""
+
+    def __init__(self, weight):
+        super().__init__({"weight": weight})
+
+    def forward(self, ids, rng=None):
+        weight = self.params["weight"]
+        xp = array_namespace(ids, weight)
+        if xp is np and ids.size and not 0 <= ids.min() <= ids.max() < len(weight):  # on a GPU this would wait for it
+            raise InputError(f"ids must be from 0 to {len(weight) - 1}; got {ids.min()} to {ids.max()}")
+        return xp.reshape(xp.take(weight, xp.reshape(ids, (-1,)), axis=0), (*ids.shape, weight.shape[1])), ids
+
+    def backward(self, dout, ids, need_dx=True):
+        """dweight[i] = sum of dout where ids = i: each row of dout is added to the row it was taken from."""
+        if "weight" not in self.trainable:
+            return None, {}
+        xp = array_namespace(dout, ids)
+        dweight = xp.zeros_like(self.params["weight"])
+        scatter_add(dweight, xp.reshape(ids, (-1,)), F.rows(dout))
+        return None, {"weight": dweight}
+
+
 class Sequential(Layer):
-    """Children one after another. The backward pass stops below the lowest child that has anything to train."""
+    """Children one after another. The backward pass stops below the lowest child that has anything to train.
+
+    `context` (an attention bias, say) goes to every child's forward.
+    """
 
     def __init__(self, children):
         super().__init__(children=children)
 
-    def forward(self, x, rng=None):
+    def forward(self, x, rng=None, **context):
         caches = []
         for child in self.children.values():
-            x, cache = child.forward(x, rng)
+            x, cache = child.forward(x, rng, **context)
             caches.append(cache)
         return x, caches
 
     def backward(self, dout, caches, need_dx=True):
         names = list(self.children)
-        lowest = (
-            0 if need_dx else next((i for i, n in enumerate(names) if self.children[n].trainable_params()), len(names))
-        )
+        lowest = 0 if need_dx else next((i for i, n in enumerate(names) if self.children[n].trains()), len(names))
         grads = {}
         for i in range(len(names) - 1, lowest - 1, -1):
             dout, own = self.children[names[i]].backward(dout, caches[i], need_dx or i > lowest)
-            grads |= {f"{names[i]}.{name}": grad for name, grad in own.items()}
+            grads |= prefixed(names[i], own)
         return (dout if need_dx else None), grads

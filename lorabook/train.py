@@ -34,7 +34,7 @@ def train(
 ):
     """Train the trainable parameters in place; returns the history, a list of {step, epoch, loss, lr, grad_norm}.
 
-    model: a Layer with `loss_and_grad(x, y, rng)`. batches: `len` steps an epoch, `at(step)`. seed: drives dropout, by
+    model: a Layer with `loss_and_grad(x, y, rng)`. batches: `Batches` or `TextBatches`. seed: drives dropout, by
     step, so that a run depends on nothing that came before. checkpoint: path of the file written every
     `checkpoint_every` steps and at the end; with `resume` a run continues from it and ends bit for bit where the
     uninterrupted run ends. description: a JSON-able dict of what else defines the run, against which a checkpoint is
@@ -60,7 +60,7 @@ def train(
     history = []
     if checkpoint is not None:
         frozen = {n: a for n, a in model.named_params().items() if n not in params}
-        run |= {"frozen_weights": fingerprint(frozen), "data": fingerprint({"x": batches.x, "y": batches.y})}
+        run |= {"frozen_weights": fingerprint(frozen), "data": batches.fingerprint()}
         if resume and Path(checkpoint).exists():
             history = _restore(checkpoint, run, params, optimizer)
         elif not resume and Path(checkpoint).exists():

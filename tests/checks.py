@@ -65,6 +65,7 @@ LAYERS = {
     "gelu": lambda rng: Activation("gelu"),
     "gelu_tanh": lambda rng: Activation("gelu_tanh"),
     "silu": lambda rng: Activation("silu"),
+    "tanh": lambda rng: Activation("tanh"),
     "softmax": lambda rng: Softmax(),
     "mlp": lambda rng: MLP((5, 8, 7), "silu", rng=rng).to(np, "float64"),
     "lora_factored": lora,

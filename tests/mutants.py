@@ -103,14 +103,14 @@ MUTANTS = {
             ("over N", "math.prod(error.shape)", "len(error)"),
             ("sign", "return error", "return -error"),
         ],
-        "models.mlp:MLP.loss_and_grad": [
+        "models.classifier:Classifier.loss_and_grad": [
             ("gradient of twice the loss", "backward(1.0", "backward(2.0"),
         ],
         "layers:Sequential.backward": [
             ("another layer's cache", "caches[i]", "caches[len(names) - 1 - i]"),
             ("dx not handed down", "dout, own =", "_, own ="),
             ("from the bottom up", "(len(names) - 1, lowest - 1, -1)", "(len(names))"),
-            ("names without their path", 'f"{names[i]}.{name}"', "name"),
+            ("names without their path", "prefixed(names[i], own)", "own"),
         ],
         "adapters.lora:LoRALinear.forward": [
             ("no update in y", "y += F.linear(z, self.scaling * B)[0]", "pass"),
@@ -193,9 +193,9 @@ MUTANTS = {
             ("no dx above the lowest", "need_dx or i > lowest", "need_dx"),
         ],
         "layers:Sequential.forward": [
-            ("dropout never drawn", "child.forward(x, rng)", "child.forward(x)"),
+            ("dropout never drawn", "child.forward(x, rng, **context)", "child.forward(x, **context)"),
         ],
-        "models.mlp:MLP.loss_and_grad": [
+        "models.classifier:Classifier.loss_and_grad": [
             ("dropout never drawn", "self.forward(x, rng)", "self.forward(x)"),
             ("dx of the input", "need_dx=False", "need_dx=True"),
         ],
@@ -256,7 +256,7 @@ MUTANTS = {
             ("unmerge copies", "= self._unmerged_weight, None", "= +self._unmerged_weight, None"),
         ],
         "adapters.inject:inject": [
-            ("the rest trains on", "model.freeze()", "pass"),
+            ("the rest trains on", "if config.trains_in_full(name, chosen)", ""),
             ("patterns unread", "= config.for_layer(path)\n", "= config.r, config.lora_alpha\n"),
             ("every layer alike", "rng=rng", "rng=0"),
             ("a refusal freezes", "    chosen =", "    model.freeze()\n    chosen ="),

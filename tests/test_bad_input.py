@@ -172,7 +172,7 @@ CASES = {
     ),
     "target of one column": (lambda: F.mean_squared_error(ONES, ONES[:, :1]), InputError, ["(4, 6)", "(4, 1)", "same"]),
     # layers and models
-    "activation": (lambda: Activation("tanh"), InputError, ["'tanh'", "relu, gelu_tanh, gelu, silu"]),
+    "activation": (lambda: Activation("swish"), InputError, ["'swish'", "relu, gelu_tanh, gelu, silu"]),
     "activation of MLP": (lambda: MLP((2, 3, 4), "GELU", rng=RNG), InputError, ["'GELU'", "relu, gelu_tanh, gelu"]),
     "one size": (lambda: MLP((4,), rng=RNG), InputError, ["expected two sizes or more", "got (4,)"]),
     "loss": (lambda: MLP((4, 5), loss="l1", rng=RNG), InputError, ["cross_entropy, mean_squared_error", "'l1'"]),

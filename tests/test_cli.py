@@ -120,7 +120,7 @@ def test_train_writes_an_adapter_and_a_history(run, tmp_path):
     assert code == 0
     result = json.loads(out)
     assert result["test_accuracy"]["after"] > 0.8 > 0.2 > result["test_accuracy"]["before"]
-    names = {"adapter_config.json", "adapter_model.safetensors", "history.csv", "checkpoint.safetensors"}
+    names = {"adapter_config.json", "adapter_model.safetensors", "lorabook.json", "history.csv", "checkpoint.safetensors"}
     assert set(os.listdir(tmp_path / "a")) == names
     assert len(read_csv(tmp_path / "a" / "history.csv")) == result["steps"]
 
@@ -141,8 +141,8 @@ BAD = [
     (["spectrum", "mlp-digits", "--activations", "nothing.npy"], "nothing.npy"),
     (["figures", "rank_vs_eror"], "unknown figure 'rank_vs_eror'; expected some of rank_vs_error"),
     (["notebooks", "99"], "no chapter '99'; expected one of 01_low_rank"),
-    (["train", "mlp", "digits"], "invalid choice: 'mlp'"),
-    (["train", "mlp-digits", "nothing"], "unknown data 'nothing'"),
+    (["train", "mlp", "digits"], "unknown model 'mlp'; expected mlp-digits, minilm"),
+    (["train", "mlp-digits", "nothing"], "mlp-digits trains on digits, digits-rotated"),
     (["train", "mlp-digits", "digits", "--r", "11"], "from 1 to 10"),
     (["train", "mlp-digits", "digits", "--r", "-1"], "positive integer; got -1"),
     (["train", "mlp-digits", "digits", "--lora-alpha", "inf"], "lora_alpha must be a finite number; got inf"),

@@ -79,6 +79,7 @@ REFERENCES = {
         lambda x: x * scipy.special.expit(x),
         lambda x: scipy.special.expit(x) * (1 + x * scipy.special.expit(-x)),
     ),
+    "tanh": (np.tanh, lambda x: 1 / np.cosh(x) ** 2),
 }
 
 

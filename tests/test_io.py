@@ -8,7 +8,7 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorabook import FormatError, InputError, LoRAConfig, inject, io
+from lorabook import FormatError, InputError, LoRAConfig, adapter_io, inject, io
 from lorabook.models import MLP
 
 ARRAYS = {"a": np.arange(6, dtype="f4").reshape(2, 3), "b": np.array([1.5]), "n": np.array([7], "i8")}
@@ -173,8 +173,8 @@ def test_adapter_folder_holds_exactly_what_peft_reads(tmp_path, rng):
         r=2, lora_alpha=4, target_modules=["fc2", "fc1"], rank_pattern={"fc1": 3}, init_lora_weights=False
     )
     inject(model, config, rng)
-    io.save_adapter(tmp_path, model, config, "mlp")
-    assert sorted(os.listdir(tmp_path)) == ["adapter_config.json", "adapter_model.safetensors"]
+    adapter_io.save_adapter(tmp_path, model, config, "mlp")
+    assert sorted(os.listdir(tmp_path)) == ["adapter_config.json", "adapter_model.safetensors", "lorabook.json"]
     arrays, metadata = io.read_safetensors(tmp_path / "adapter_model.safetensors")
     assert metadata == {"format": "pt"}
     assert {name: a.shape for name, a in arrays.items()} == {
@@ -194,7 +194,7 @@ def test_adapter_folder_holds_exactly_what_peft_reads(tmp_path, rng):
     }
     assert expected.items() <= options.items()
     first = (tmp_path / "adapter_config.json").read_bytes(), (tmp_path / "adapter_model.safetensors").read_bytes()
-    io.save_adapter(tmp_path, model, config, "mlp")
+    adapter_io.save_adapter(tmp_path, model, config, "mlp")
     assert first == (
         (tmp_path / "adapter_config.json").read_bytes(),
         (tmp_path / "adapter_model.safetensors").read_bytes(),

@@ -16,7 +16,9 @@ class LoRAConfig:
     target_modules: "all-linear"; or a regular expression that the whole dotted path must match; or a list of names,
     each a path or the end of one ("query" targets "encoder.layer.0.attention.self.query"). rank_pattern and
     alpha_pattern override r and lora_alpha for paths whose end matches a regular expression; the first match counts.
-    A rank override alone changes the scaling, because lora_alpha stays.
+    A rank override alone changes the scaling, because lora_alpha stays. modules_to_save: names, matched as in a target
+    list, of layers that train in full (a fresh classifier) and get no adapter. bias: which biases train, "none", "all",
+    or "lora_only", those of the adapted layers.
     """
 
     r: int = 8
@@ -27,6 +29,8 @@ class LoRAConfig:
     init_lora_weights: bool | str = True
     rank_pattern: dict[str, int] = field(default_factory=dict)
     alpha_pattern: dict[str, float] = field(default_factory=dict)
+    modules_to_save: tuple[str, ...] = ()
+    bias: str = "none"
 
     def __post_init__(self):
         """Check what can be checked without a model; ranks are checked against each layer's shape by `inject`."""
@@ -37,6 +41,11 @@ class LoRAConfig:
             check_scaling(self.r, lora_alpha, self.use_rslora)
         check_dropout(self.lora_dropout)
         check_initialisation(self.init_lora_weights)
+        if self.bias not in ("none", "all", "lora_only"):
+            raise InputError(f"bias must be none, all or lora_only; got {self.bias!r}")
+        if isinstance(self.modules_to_save, str) or not all(isinstance(m, str) for m in self.modules_to_save or ()):
+            raise InputError(f"modules_to_save must be a list of names; got {self.modules_to_save!r}")
+        object.__setattr__(self, "modules_to_save", tuple(self.modules_to_save or ()))
         targets = self.target_modules
         if not isinstance(targets, str):
             if not isinstance(targets, list | tuple) or not all(isinstance(t, str) for t in targets):
@@ -58,9 +67,19 @@ class LoRAConfig:
         """(r, lora_alpha) of the layer with this dotted path."""
         return _first_match(self.rank_pattern, path, self.r), _first_match(self.alpha_pattern, path, self.lora_alpha)
 
+    def trains_in_full(self, name, chosen):
+        """Whether the parameter of this dotted name trains beside the factors, `chosen` being the adapted layers."""
+        path, _, kind = name.rpartition(".")
+        of_bias = kind == "bias" and (self.bias == "all" or (self.bias == "lora_only" and path in chosen))
+        return of_bias or any(is_saved(path, module) for module in self.modules_to_save)
+
     def select(self, paths):
         """The paths that get an adapter, in order. Where an option matches none: InputError, with the closest names."""
         targets = self.target_modules
+        for module in self.modules_to_save:
+            if not any(is_saved(path, module) for path in paths):
+                raise _matches_nothing(f"modules_to_save {module!r}", module, paths)
+        paths = [path for path in paths if not any(is_saved(path, module) for module in self.modules_to_save)]
         if targets == "all-linear":
             chosen = list(paths)
         elif isinstance(targets, str):
@@ -77,6 +96,11 @@ class LoRAConfig:
                 if not any(_first_match({pattern: True}, p, False) for p in chosen):
                     raise _matches_nothing(f"{option} key {pattern!r}", pattern, chosen)
         return chosen
+
+
+def is_saved(path, module):
+    """Whether the layer at `path` is the module of this name, or lies inside it."""
+    return re.match(rf"(^|.*\.){re.escape(module)}($|\..*)", path) is not None
 
 
 def _ends_with(path, target):

@@ -37,12 +37,13 @@ def inject(model, config, rng=None):
     for path in chosen:
         check_rank(config.for_layer(path)[0], *linears[path][2].params["weight"].shape, where=path)
     rng = np.random.default_rng(0 if rng is None else rng)
-    model.freeze()
+    model.set_trainable(name for name in model.named_params() if config.trains_in_full(name, chosen))
     for path in chosen:
         parent, name, child = linears[path]
         r, lora_alpha = config.for_layer(path)
         options = {n: getattr(config, n) for n in ("use_rslora", "lora_dropout", "init_lora_weights")}
-        parent.children[name] = LoRALinear(child, r, lora_alpha, rng=rng, **options)
+        parent.children[name] = layer = LoRALinear(child, r, lora_alpha, rng=rng, **options)
+        layer.trainable |= child.trainable
     return chosen
 
 

@@ -1,23 +1,28 @@
 """`lorabook train`: fine-tune a model with LoRA; the output folder is a PEFT adapter folder."""
 
+import contextlib
+
 from threadpoolctl import threadpool_limits
 
 from ..adapters import LoRAConfig, inject, memory_table
-from ..backend import data_like, get_xp
-from ..data import SHIFTS, Batches, digits
+from ..backend import get_xp
 from ..errors import InputError
-from ..io import fingerprint, prepare_folder, save_adapter
+from ..io import fingerprint, prepare_folder
 from ..optim import SCHEDULES, AdamW
 from ..tables import format_table, write_csv
 
 HELP = "fine-tune a model with LoRA; the output folder opens in PEFT"
-EXAMPLE = "lorabook train mlp-digits digits-rotated --r 4 --out runs/rotated"
+EXAMPLE = "lorabook train minilm movie-reviews --r 8 --target-modules query value --epochs 2 --out runs/reviews"
 
 
 def add_arguments(parser):
     """Options of the command."""
-    parser.add_argument("model", metavar="MODEL", choices=["mlp-digits"], help="mlp-digits")
-    parser.add_argument("data", metavar="DATA", help=", ".join(SHIFTS))
+    parser.add_argument(
+        "model", metavar="MODEL", help="mlp-digits, minilm, or a Hugging Face folder with a BERT encoder"
+    )
+    parser.add_argument(
+        "data", metavar="DATA", help="digits-rotated and the like; movie-reviews; a .csv, .tsv or .jsonl file"
+    )
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="adapter folder to write; must not hold another run"
     )
@@ -28,62 +33,67 @@ def add_arguments(parser):
     )
     parser.add_argument("--use-rslora", action="store_true", help="scaling is lora_alpha / sqrt(r)")
     parser.add_argument(
-        "--target-modules", nargs="+", default=["all-linear"], metavar="NAME", help="layers (default: all-linear)"
+        "--target-modules", nargs="+", metavar="NAME", help="layers (default: query value; for mlp-digits all)"
     )
-    parser.add_argument("--lr", type=float, default=1e-2, help="learning rate of AdamW (default: %(default)s)")
-    parser.add_argument("--lr-schedule", choices=list(SCHEDULES), default="cosine", help="(default: %(default)s)")
+    parser.add_argument("--lr", type=float, help="learning rate of AdamW (default: 0.001; for mlp-digits 0.01)")
+    parser.add_argument("--lr-schedule", choices=list(SCHEDULES), help="(default: linear; for mlp-digits cosine)")
     parser.add_argument("--warmup", type=int, default=0, metavar="STEPS", help="steps of linear warm-up (default: 0)")
     parser.add_argument("--max-grad-norm", type=float, metavar="X", help="clip the gradient's norm (default: off)")
-    parser.add_argument("--epochs", type=int, default=60, help="(default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=64, help="(default: %(default)s)")
+    parser.add_argument("--epochs", type=int, help="(default: 2; for mlp-digits 60)")
+    parser.add_argument("--batch-size", type=int, help="(default: 32; for mlp-digits 64)")
+    parser.add_argument(
+        "--max-length", type=int, default=128, metavar="T", help="cut texts after T tokens (default: %(default)s)"
+    )
     parser.add_argument("--checkpoint-every", type=int, default=100, metavar="STEPS", help="(default: %(default)s)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out where its checkpoint stands")
 
 
 def run(args):
     """Train, evaluate, save the adapter and the history."""
-    from ..pretrain import pretrained_mlp
+    from ..adapter_io import save_adapter
+    from ..jobs import DEFAULTS, evaluate, kind_of, make_job
     from ..train import train
 
     xp = get_xp(args.backend)
+    for name, value in DEFAULTS[kind_of(args.model)].items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    options = {name: getattr(args, name) for name in ("r", "lora_alpha", "use_rslora", "lora_dropout")}
     targets = args.target_modules
+    LoRAConfig(**options)  # complains before anything is fetched
+    optimizer = AdamW(args.lr)
+    job = make_job(args.model, args.data, args.batch_size, args.seed, args.max_length)
     config = LoRAConfig(
-        r=args.r,
-        lora_alpha=args.lora_alpha,
         target_modules=targets[0] if targets == ["all-linear"] else targets,
-        use_rslora=args.use_rslora,
-        lora_dropout=args.lora_dropout,
+        modules_to_save=job.modules_to_save,
+        **options,
     )
-    task = digits(args.data, args.seed)
-    batches = Batches(task.x_train, task.y_train, args.batch_size, args.seed)
-    model = pretrained_mlp(digits(seed=args.seed), seed=args.seed).to(xp)
+    model = job.model.to(xp)
     inject(model, config)
     out = prepare_folder(args.out)
-    checkpoint = out / "checkpoint.safetensors"
     if not args.resume and (taken := [p.name for p in out.iterdir() if p.suffix == ".safetensors"]):
         raise InputError(f"{out} holds {taken[0]} already; pass --resume to continue that run, or another --out")
 
-    like = next(iter(model.named_params().values()))
-    test = data_like(task.x_test, like), data_like(task.y_test, like)
-    before = model.evaluate(*test)
-    with threadpool_limits(1):  # as in `pretrain`: the matrices are small
+    small = kind_of(args.model) == "mlp-digits"
+    with threadpool_limits(1) if small else contextlib.nullcontext():  # as in `pretrain`: small matrices
+        before = evaluate(model, job.test)
         history = train(
             model,
-            batches,
-            AdamW(args.lr),
+            job.batches,
+            optimizer,
             epochs=args.epochs,
             lr_schedule=args.lr_schedule,
             warmup=args.warmup,
             max_grad_norm=args.max_grad_norm,
             seed=args.seed,
-            checkpoint=checkpoint,
+            checkpoint=out / "checkpoint.safetensors",
             checkpoint_every=args.checkpoint_every,
             resume=args.resume,
             description={"model": args.model, "adapter": config.as_dict()},
             progress=True,
         )
-    after = model.evaluate(*test)
-    save_adapter(out, model, config, args.model)
+        after = evaluate(model, job.test)
+    save_adapter(out, model, config, args.model, job.task_type, job.labels)
     write_csv(out / "history.csv", history, f"lorabook train {args.model} {args.data}")
     memory = memory_table(model)
     result = {
@@ -104,16 +114,18 @@ def run(args):
 
 
 def _memory(rows):
-    def kilobytes(column):
-        return lambda row: f"{row[column] / 1000:,.1f}"
+    unit, name = (1e3, "kB") if rows[0]["total"] < 1e7 else (1e6, "MB")
+
+    def amount(column):
+        return lambda row: f"{row[column] / unit:,.1f}"
 
     columns = {
         "training": lambda row: "everything" if row["method"] == "full" else "LoRA",
         "numbers": lambda row: f"{row['trained']:,}",
         "share %": lambda row: f"{100 * row['share']:.1f}",
-        "weights kB": kilobytes("weights"),
-        "gradients kB": kilobytes("gradients"),
-        "AdamW kB": kilobytes("optimizer"),
-        "total kB": kilobytes("total"),
+        f"weights {name}": amount("weights"),
+        f"gradients {name}": amount("gradients"),
+        f"AdamW {name}": amount("optimizer"),
+        f"total {name}": amount("total"),
     }
     return format_table(rows, columns)

@@ -3,12 +3,12 @@
 import itertools
 
 from .. import functional as F
-from ..backend import array_namespace
 from ..errors import InputError
 from ..layers import Activation, Linear, Sequential
+from .classifier import Classifier
 
 
-class MLP(Sequential):
+class MLP(Classifier, Sequential):
     """x -> fc1 -> act1 -> fc2 -> ... -> logits. The smallest model on which every question about LoRA can be asked."""
 
     def __init__(self, sizes, activation="gelu_tanh", loss="cross_entropy", *, rng):
@@ -25,14 +25,6 @@ class MLP(Sequential):
                 children[f"act{i}"] = Activation(activation)
         super().__init__(children)
 
-    def loss_and_grad(self, x, target, rng=None):
-        """The loss and the gradients of the trainable parameters. x (N, d); target (N,) labels, or (N, k) values."""
-        y, cache = self.forward(x, rng)
-        forward, backward = F.LOSSES[self.loss]
-        loss, loss_cache = forward(y, target)
-        _, grads = self.backward(backward(1.0, loss_cache), cache, need_dx=False)
-        return loss, grads
-
     def inputs_of(self, x):
         """{linear layer's path: its inputs (N, d_in)} for a batch x."""
         inputs = {}
@@ -41,10 +33,3 @@ class MLP(Sequential):
                 inputs[name] = x
             x, _ = child.forward(x)
         return inputs
-
-    def evaluate(self, x, labels):
-        """(mean cross entropy in nats, accuracy in 0 .. 1) on x (N, d), labels (N,), as Python floats."""
-        logits, _ = self.forward(x)
-        xp = array_namespace(logits, labels)
-        loss, _ = F.softmax_cross_entropy(logits, labels)
-        return float(loss), float(xp.mean(xp.astype(xp.argmax(logits, axis=-1) == labels, logits.dtype)))

@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from lorabook import LoRAConfig, NonFiniteError, environment, inject, io, memory_table, plotting
+from lorabook import LoRAConfig, NonFiniteError, adapter_io, environment, inject, io, memory_table, plotting
 from lorabook.adapters import adapters
 from lorabook.adapters.memory import count
 from lorabook.data import Batches, digits
@@ -283,7 +283,7 @@ assert all(spread[r, 0.001][0] / spread[r, 0.01][0] > 2 for r in (1, 4, 64))
 # %%
 model, history = runs["LoRA, r = 4"][0]
 with tempfile.TemporaryDirectory() as folder:
-    io.save_adapter(folder, model, LoRAConfig(r=4, lora_alpha=16))
+    adapter_io.save_adapter(folder, model, LoRAConfig(r=4, lora_alpha=16))
     io.write_safetensors(Path(folder) / "everything.safetensors", base.named_params())
     sizes = {path.name: path.stat().st_size for path in sorted(Path(folder).iterdir())}
     data = (Path(folder) / "adapter_model.safetensors").read_bytes()

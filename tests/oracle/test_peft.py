@@ -5,7 +5,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 
-from lorabook import InputError, LoRAConfig, inject, io, merge
+from lorabook import InputError, LoRAConfig, adapter_io, inject, merge
 from lorabook.adapters import adapters
 from lorabook.models import MLP
 from lorabook.optim import AdamW
@@ -43,7 +43,7 @@ def pair(torch, peft, options, rng, folder):
     model = MLP(SIZES, "gelu", rng=rng).to(np, "float64")
     config = LoRAConfig(init_lora_weights=False, **({"target_modules": ["fc1", "fc2", "fc3"]} | options))
     inject(model, config, rng)
-    io.save_adapter(folder, model, config, "mlp")
+    adapter_io.save_adapter(folder, model, config, "mlp")
     opened = peft.PeftModel.from_pretrained(torch_mlp(torch, model), folder, is_trainable=True)
     return model, opened
 

