@@ -1,8 +1,8 @@
 """Time and peak memory of one training step, ours and PEFT's, side by side in one run.
 
 Each side is a process of its own, so that its peak memory is its own; the two take turns, step by step, so that a
-change of the machine's speed meets both. A step is forward, backward and AdamW, without dropout, in float32, on random token
-ids of one length. Only ratios of one run mean anything: these are the medians that the command prints.
+change of the machine's speed meets both. A step is forward, backward and AdamW, without dropout, in float32, on random
+token ids of one length. Only ratios of one run mean anything: these are the medians that the command prints.
 """
 
 import json

@@ -198,16 +198,19 @@ def merge_heads(x):
 
 
 def causal_bias(T, like):
-    """(1, 1, T, T) to add to the scores: 0, or the dtype's lowest number where a token would look ahead."""
-    xp = array_namespace(like)
-    ahead = arange_like(T, like)[None, :] > arange_like(T, like)[:, None]
-    return xp.astype(ahead, like.dtype)[None, None, :, :] * float(xp.finfo(like.dtype).min)
+    """(1, 1, T, T) to add to the scores: 0, or -huge where a token would look ahead; T rows of queries."""
+    return _bias(arange_like(T, like)[None, :] > arange_like(T, like)[:, None], like)[None, None, :, :]
 
 
 def padding_bias(mask, like):
-    """(B, 1, 1, T) to add to the scores: 0, or the dtype's lowest number for padding. mask (B, T): True for a token."""
-    xp = array_namespace(mask, like)
-    return xp.astype(~mask, like.dtype)[:, None, None, :] * float(xp.finfo(like.dtype).min)
+    """(B, 1, 1, T) to add to the scores: 0, or -huge for padding. mask (B, T): True for a token."""
+    return _bias(~mask, like)[:, None, None, :]
+
+
+def _bias(hidden, like):
+    """-huge where `hidden`: half of the dtype's lowest number, so that two biases may be added without overflow."""
+    xp = array_namespace(hidden, like)
+    return xp.astype(hidden, like.dtype) * float(xp.finfo(like.dtype).min / 2)
 
 
 def attention(q, k, v, heads, bias=None):

@@ -52,11 +52,15 @@ class AddNorm(Layer):
         return y, (dense, norm)
 
     def backward(self, dout, cache, need_dx=True):
-        """(dx, dresidual, grads): the sum hands dz to both of its terms."""
+        """(dx, dresidual, grads): the sum hands dz to both of its terms; both None unless `need_dx`."""
         dense, norm = cache
-        dz, norm_grads = self.children["LayerNorm"].backward(dout, norm)
+        inside = need_dx or self.children["dense"].trains()
+        dz, grads = self.children["LayerNorm"].backward(dout, norm, inside)
+        grads = prefixed("LayerNorm", grads)
+        if not inside:
+            return None, None, grads
         dx, dense_grads = self.children["dense"].backward(dz, dense, need_dx)
-        return dx, dz, prefixed("dense", dense_grads) | prefixed("LayerNorm", norm_grads)
+        return dx, (dz if need_dx else None), prefixed("dense", dense_grads) | grads
 
 
 class PostNormBlock(Layer):
@@ -106,20 +110,27 @@ class PostNormBlock(Layer):
         return y, (attention_cache, attention_output_cache, intermediate_cache, activation_cache, output_cache)
 
     def backward(self, dout, cache, need_dx=True):
+        """u goes into the MLP and past it, x into attention and past it: their two gradients add."""
         attention, attention_output, intermediate, output = self._parts()
         attention_cache, attention_output_cache, intermediate_cache, activation_cache, output_cache = cache
-        dh, du, output_grads = output.backward(dout, output_cache)
-        dh, _ = self.activation.backward(dh, activation_cache)
-        du_mlp, intermediate_grads = intermediate.backward(dh, intermediate_cache)
-        du = du + du_mlp
-        below = need_dx or attention.trains()
-        da, dx, attention_output_grads = attention_output.backward(du, attention_output_cache, below)
-        grads = prefixed("attention.output", attention_output_grads)
-        grads |= prefixed("intermediate.dense", intermediate_grads) | prefixed("output", output_grads)
-        if not below:
+        below_attention_output = need_dx or attention.trains()  # each: is there anything to do below that layer?
+        below_intermediate = below_attention_output or attention_output.trains()
+        below_output = below_intermediate or intermediate.trains()
+        dh, du, grads = output.backward(dout, output_cache, below_output)
+        grads = prefixed("output", grads)
+        if not below_output:
             return None, grads
-        dx_attention, attention_grads = attention.backward(da, attention_cache, need_dx)
-        return (dx + dx_attention if need_dx else None), grads | prefixed("attention.self", attention_grads)
+        dh, _ = self.activation.backward(dh, activation_cache)
+        du_mlp, own = intermediate.backward(dh, intermediate_cache, below_intermediate)
+        grads |= prefixed("intermediate.dense", own)
+        if not below_intermediate:
+            return None, grads
+        da, dx, own = attention_output.backward(du + du_mlp, attention_output_cache, below_attention_output)
+        grads |= prefixed("attention.output", own)
+        if not below_attention_output:
+            return None, grads
+        dx_attention, own = attention.backward(da, attention_cache, need_dx)
+        return (dx + dx_attention if need_dx else None), grads | prefixed("attention.self", own)
 
 
 class PreNormBlock(Layer):
@@ -159,23 +170,24 @@ class PreNormBlock(Layer):
 
     def backward(self, dout, cache, need_dx=True):
         """y = u + f(u) gives du = dy + f'(u)^T dy: each half adds its gradient to the one that passes by."""
-        norm1, attention, output, norm2, up, down = self.children.values()
         norm1_cache, attention_cache, output_cache, norm2_cache, up_cache, activation_cache, down_cache = cache
-        grads = {}
+        names, grads = list(self.children), {}
+        lowest = -1 if need_dx else next((i for i, n in enumerate(names) if self.children[n].trains()), len(names))
 
-        def through(layer, name, d, layer_cache, need=True):
-            d, own = layer.backward(d, layer_cache, need)
+        def through(name, d, layer_cache):
+            """The gradient of the layer's input; None from where nothing below needs one."""
+            if d is None or names.index(name) < lowest:
+                return None
+            d, own = self.children[name].backward(d, layer_cache, names.index(name) > lowest)
             grads.update(prefixed(name, own))
             return d
 
-        dh, _ = self.activation.backward(through(down, "down", dout, down_cache), activation_cache)
-        du = dout + through(norm2, "norm2", through(up, "up", dh, up_cache), norm2_cache)
-        inside = need_dx or norm1.trains()
-        if not (inside or attention.trains()):
-            through(output, "output", du, output_cache, need=False)
+        dh = through("down", dout, down_cache)
+        dh = None if dh is None else self.activation.backward(dh, activation_cache)[0]
+        dn = through("norm2", through("up", dh, up_cache), norm2_cache)
+        if dn is None:
             return None, grads
-        dn = through(attention, "attention", through(output, "output", du, output_cache), attention_cache, inside)
-        if not inside:
-            return None, grads
-        dx = through(norm1, "norm1", dn, norm1_cache, need_dx)
+        du = dout + dn
+        dn = through("attention", through("output", du, output_cache), attention_cache)
+        dx = through("norm1", dn, norm1_cache)
         return (du + dx if need_dx else None), grads
