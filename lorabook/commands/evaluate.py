@@ -1,6 +1,7 @@
 """`lorabook evaluate`: loss and accuracy on a task's test rows, with or without an adapter."""
 
 from ..backend import get_xp
+from .arguments import add_model_and_data
 
 HELP = "loss and accuracy of a model on a task's held-out rows, with or without an adapter"
 EXAMPLE = "lorabook evaluate minilm movie-reviews --adapter runs/reviews"
@@ -8,16 +9,8 @@ EXAMPLE = "lorabook evaluate minilm movie-reviews --adapter runs/reviews"
 
 def add_arguments(parser):
     """Options of the command."""
-    parser.add_argument(
-        "model", metavar="MODEL", help="mlp-digits, minilm, or a Hugging Face folder with a BERT encoder"
-    )
-    parser.add_argument(
-        "data", metavar="DATA", help="digits-rotated and the like; movie-reviews; a .csv, .tsv or .jsonl file"
-    )
+    add_model_and_data(parser)
     parser.add_argument("--adapter", metavar="DIR", help="PEFT adapter folder")
-    parser.add_argument(
-        "--max-length", type=int, default=128, metavar="T", help="cut texts after T tokens (default: %(default)s)"
-    )
 
 
 def run(args):

@@ -10,6 +10,7 @@ from ..errors import InputError
 from ..io import fingerprint, prepare_folder
 from ..optim import SCHEDULES, AdamW
 from ..tables import format_table, write_csv
+from .arguments import add_model_and_data
 
 HELP = "fine-tune a model with LoRA; the output folder opens in PEFT"
 EXAMPLE = "lorabook train minilm movie-reviews --r 8 --target-modules query value --epochs 2 --out runs/reviews"
@@ -17,12 +18,7 @@ EXAMPLE = "lorabook train minilm movie-reviews --r 8 --target-modules query valu
 
 def add_arguments(parser):
     """Options of the command."""
-    parser.add_argument(
-        "model", metavar="MODEL", help="mlp-digits, minilm, or a Hugging Face folder with a BERT encoder"
-    )
-    parser.add_argument(
-        "data", metavar="DATA", help="digits-rotated and the like; movie-reviews; a .csv, .tsv or .jsonl file"
-    )
+    add_model_and_data(parser)
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="adapter folder to write; must not hold another run"
     )
@@ -41,9 +37,6 @@ def add_arguments(parser):
     parser.add_argument("--max-grad-norm", type=float, metavar="X", help="clip the gradient's norm (default: off)")
     parser.add_argument("--epochs", type=int, help="(default: 2; for mlp-digits 60)")
     parser.add_argument("--batch-size", type=int, help="(default: 32; for mlp-digits 64)")
-    parser.add_argument(
-        "--max-length", type=int, default=128, metavar="T", help="cut texts after T tokens (default: %(default)s)"
-    )
     parser.add_argument("--checkpoint-every", type=int, default=100, metavar="STEPS", help="(default: %(default)s)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out where its checkpoint stands")
 
