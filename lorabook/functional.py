@@ -198,7 +198,7 @@ def merge_heads(x):
 
 
 def causal_bias(T, like):
-    """(1, 1, T, T) to add to the scores: 0, or -huge where a token would look ahead; T rows of queries."""
+    """(1, 1, T, T) to add to the scores: 0, or -huge where a token would look ahead."""
     return _bias(arange_like(T, like)[None, :] > arange_like(T, like)[:, None], like)[None, None, :, :]
 
 

@@ -45,10 +45,10 @@ class TextTask:
 def movie_reviews(path, seed=0, train=8000):
     """The 10,605 movie-review snippets of Hutto and Gilbert (ICWSM 2014), labelled by the sign of their mean rating.
 
-    path: folder with movieReviewSnippets_GroundTruth.txt: id, mean of ten ratings in -4 .. 4, text; tabs, latin-1.
+    path: folder with movieReviewSnippets_GroundTruth.txt: id, mean of ten ratings in -4 .. 4, text; tabs, UTF-8.
     A rating of exactly 0 has no sign: those snippets are left out.
     """
-    lines = (Path(path) / "movieReviewSnippets_GroundTruth.txt").read_text(encoding="latin-1").splitlines()
+    lines = (Path(path) / "movieReviewSnippets_GroundTruth.txt").read_text(encoding="utf-8").split("\n")
     rows = [line.split("\t", 2) for line in lines if line.strip()]
     rows = [(text.strip(), float(rating)) for _, rating, text in rows if float(rating) != 0 and text.strip()]
     labels = ["positive" if rating > 0 else "negative" for _, rating in rows]

@@ -1,6 +1,7 @@
 """The loop: batch -> loss and gradients -> optimizer; history, progress bar, checkpoint and resume."""
 
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -158,5 +159,8 @@ def _restore(path, run, params, optimizer):
         array[...] = asarray_like(arrays[name], array)
     optimizer.step_count = state["step"]
     if state["environment"] != environment():
-        tqdm.write(f"note: {Path(path).name} was written with {state['environment']}; bits may differ from here on")
+        tqdm.write(
+            f"note: {Path(path).name} was written with {state['environment']}; bits may differ from here on",
+            file=sys.stderr,
+        )
     return [tuple(row) for row in to_numpy(arrays["history"]).tolist()]
