@@ -1,0 +1,496 @@
+"""Attention, AddNorm and the two blocks: against a loop over heads, and by complex step inside stacks of two."""
+
+import warnings
+
+import numpy as np
+import pytest
+from checks import TOLERANCES, assert_close, assert_lives_on, linear, move, run, same_bits
+
+from lorabook import InputError, LoRAConfig, inject
+from lorabook import functional as F
+from lorabook.adapters import adapters
+from lorabook.backend import array_namespace, asarray_like, to_numpy
+from lorabook.gradcheck import check_layer, complex_step
+from lorabook.layers import Embedding, Layer, LayerNorm, Sequential, add_grads, prefixed
+from lorabook.models.transformer import AddNorm, PostNormBlock, PreNormBlock, SelfAttention
+
+B, T, D, HEADS, D_MLP, BELOW, ABOVE = 3, 5, 8, 2, 7, 6, 9  # all different: a wrong transpose is a shape error
+MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 1, 0]], bool)
+BIASES = ("none", "causal", "padding", "causal and padding")
+EVERY_BIAS = pytest.mark.parametrize("kind", BIASES)
+SMOOTH = 1e-11
+
+
+def bias_of(kind, like):
+    """The bias of this kind for an input like (B, T, d); None for "none"."""
+    biases = [F.causal_bias(like.shape[1], like)] if "causal" in kind else []
+    if "padding" in kind:
+        mask = asarray_like(MASK[: like.shape[0]], like, dtype=array_namespace(like).bool)
+        biases.append(F.padding_bias(mask, like))
+    return sum(biases[1:], start=biases[0]) if biases else None
+
+
+class Biased(Layer):
+    """A layer that is always called with one kind of bias, so that it fits the protocol's forward(x, rng)."""
+
+    def __init__(self, layer, kind):
+        super().__init__(children={"of": layer})
+        self.kind = kind
+
+    def forward(self, x, rng=None):
+        return self.children["of"].forward(x, rng, bias=bias_of(self.kind, x))
+
+    def backward(self, dout, cache, need_dx=True):
+        dx, grads = self.children["of"].backward(dout, cache, need_dx)
+        return dx, prefixed("of", grads)
+
+
+class Halves(Layer):
+    """AddNorm on one array: its first D_MLP features are x, the others the residual."""
+
+    def __init__(self, layer):
+        super().__init__(children={"of": layer})
+
+    def forward(self, x, rng=None):
+        return self.children["of"].forward(x[..., :D_MLP], x[..., D_MLP:], rng)
+
+    def backward(self, dout, cache, need_dx=True):
+        dx, dresidual, grads = self.children["of"].backward(dout, cache, need_dx)
+        dx = array_namespace(dout).concat([dx, dresidual], axis=-1) if need_dx else None
+        return dx, prefixed("of", grads)
+
+
+def norm(rng):
+    return LayerNorm(1 + 0.3 * rng.standard_normal(D), rng.standard_normal(D), eps=0.1)
+
+
+def attention(rng):
+    return SelfAttention(*(linear(rng, D, D) for _ in range(3)), HEADS)
+
+
+def add_norm(rng):
+    return AddNorm(linear(rng, D_MLP, D), norm(rng))
+
+
+def post_norm(rng):
+    half = AddNorm(linear(rng, D, D), norm(rng))
+    return PostNormBlock(attention(rng), half, linear(rng, D, D_MLP), add_norm(rng), "gelu")
+
+
+def pre_norm(rng):
+    layers = norm(rng), attention(rng), linear(rng, D, D), norm(rng), linear(rng, D, D_MLP), linear(rng, D_MLP, D)
+    return PreNormBlock(*layers)
+
+
+PARTS = {"attention": attention, "post_norm": post_norm, "pre_norm": pre_norm}
+EVERY_PART = pytest.mark.parametrize("name", PARTS)
+BLOCKS = {"post_norm": post_norm, "pre_norm": pre_norm}
+LINEARS = {
+    "attention": ("query", "key", "value"),
+    "post_norm": (
+        *(f"attention.self.{n}" for n in ("query", "key", "value")),
+        *("attention.output.dense", "intermediate.dense", "output.dense"),
+    ),
+    "pre_norm": (*(f"attention.{n}" for n in ("query", "key", "value")), "output", "up", "down"),
+}
+EVERY_LINEAR = pytest.mark.parametrize(("name", "path"), [(n, p) for n, paths in LINEARS.items() for p in paths])
+
+
+def adapted(layer, targets, rng, order="auto", **options):
+    """The layer with LoRA, lora_B not zero, on these paths."""
+    inject(layer, LoRAConfig(r=4, lora_alpha=3, target_modules=targets, init_lora_weights=False, **options), rng)
+    for adapter in adapters(layer).values():
+        adapter.order = order
+    return layer
+
+
+def tokens(rng, d=D, batch=B):
+    return 0.7 * rng.standard_normal((batch, T, d))
+
+
+def assert_right(layer, x, rng, **options):
+    errors = check_layer(layer, x, rng, **options)
+    assert errors.keys() == {"x"} | layer.trainable_params().keys()
+    assert not {name: error for name, error in errors.items() if not error < SMOOTH}
+
+
+# ---- attention against its definition --------------------------------------------------------------------------------
+
+
+def reference(q, k, v, heads, hidden):
+    """Attention by its definition, one sequence, head and token after another; hidden (B, T, T) is not attended to."""
+    out = np.zeros(q.shape)
+    d_head = q.shape[-1] // heads
+    for b in range(q.shape[0]):
+        for h in range(heads):
+            part = slice(h * d_head, (h + 1) * d_head)
+            for i in range(q.shape[1]):
+                weights = np.exp([q[b, i, part] @ k[b, j, part] / d_head**0.5 for j in range(k.shape[1])])
+                weights = np.where(hidden[b, i], 0.0, weights)
+                out[b, i, part] = weights / weights.sum() @ v[b, :, part]
+    return out
+
+
+def hidden_tokens(kind):
+    hidden = np.zeros((B, T, T), bool)
+    if "causal" in kind:
+        hidden |= np.triu(np.ones((T, T), bool), 1)
+    if "padding" in kind:
+        hidden |= ~MASK[:, None, :]
+    return hidden
+
+
+@EVERY_BIAS
+@pytest.mark.parametrize("heads", [1, 2, 4, 8])
+def test_attention_is_its_definition(put, rng, kind, heads):
+    q, k, v = tokens(rng), tokens(rng), tokens(rng)
+    want = reference(q, k, v, heads, hidden_tokens(kind))
+    got, _ = F.attention(put(q), put(k), put(v), heads, bias_of(kind, put(q)))
+    assert_lives_on(put(q), got)
+    assert_close(got, want, 1e-14)
+
+
+@EVERY_BIAS
+def test_attention_backward(rng, kind):
+    q, k, v, dout = (tokens(rng) for _ in range(4))
+    _, cache = F.attention(q, k, v, HEADS, bias_of(kind, q))
+    got = F.attention_backward(dout, cache)
+    parts = [q, k, v]
+    for i, grad in enumerate(got):
+
+        def loss(value, i=i):
+            arrays = [value if j == i else part.astype(complex) for j, part in enumerate(parts)]
+            return np.sum(dout * F.attention(*arrays, HEADS, bias_of(kind, arrays[0]))[0])
+
+        assert_close(grad, complex_step(loss, parts[i]), SMOOTH)
+
+
+def test_attention_on_more_queries_than_keys(rng):
+    """Not self-attention: other sizes of queries and keys give gradients of the right shapes."""
+    q, k, v = rng.standard_normal((B, 4, D)), tokens(rng), tokens(rng)
+    o, cache = F.attention(q, k, v, HEADS)
+    assert_close(o, reference(q, k, v, HEADS, np.zeros((B, 4, T), bool)), 1e-14)
+    assert [g.shape for g in F.attention_backward(o, cache)] == [q.shape, k.shape, v.shape]
+
+
+def test_biases_are_zero_or_huge(put):
+    like = put(np.zeros((B, T, D), "f4"))
+    causal, padding = to_numpy(bias_of("causal", like)), to_numpy(bias_of("padding", like))
+    assert causal.shape == (1, 1, T, T) and padding.shape == (B, 1, 1, T)
+    assert causal.dtype == padding.dtype == np.float32
+    np.testing.assert_array_equal(causal[0, 0] < -1e38, np.triu(np.ones((T, T), bool), 1))
+    np.testing.assert_array_equal(padding[:, 0, 0] < -1e38, ~MASK)
+    assert np.all(causal[causal > -1e38] == 0) and np.all(padding[padding > -1e38] == 0)
+    assert np.isfinite(causal + padding).all()
+
+
+def test_a_sequence_of_nothing_but_padding_stays_finite(rng):
+    q = tokens(rng).astype("f4")
+    bias = F.padding_bias(np.zeros((B, T), bool), q) + F.causal_bias(T, q)
+    o, cache = F.attention(q, q, q, HEADS, bias)
+    assert all(np.isfinite(a).all() for a in (o, *F.attention_backward(o, cache)))
+
+
+def test_heads_are_views(rng):
+    x = tokens(rng)
+    heads = F.split_heads(x, HEADS)
+    assert heads.shape == (B, HEADS, T, D // HEADS)
+    assert np.shares_memory(heads, x)
+    assert same_bits(F.merge_heads(heads), x)
+
+
+def test_permuting_heads_permutes_the_output(rng):
+    layer, x = attention(rng), tokens(rng)
+    y, _ = layer.forward(x)
+    order = np.arange(D).reshape(HEADS, -1)[::-1].ravel()
+    for child in layer.children.values():
+        for name, array in child.params.items():
+            child.params[name] = array[order]
+    assert_close(layer.forward(x)[0], y[..., order], 1e-14)
+
+
+@EVERY_PART
+def test_permuting_tokens_permutes_the_output(rng, name):
+    layer, x = PARTS[name](rng), tokens(rng)
+    order = rng.permutation(T)
+    assert_close(layer.forward(x[:, order])[0], layer.forward(x)[0][:, order], 1e-13)
+
+
+# ---- who sees whom ---------------------------------------------------------------------------------------------------
+
+
+@EVERY_PART
+def test_no_token_depends_on_padding(rng, name):
+    layer, x = PARTS[name](rng), tokens(rng)
+    bias = bias_of("padding", x)
+    y, _ = layer.forward(x, bias=bias)
+    other = np.where(MASK[:, :, None], x, 100 * rng.standard_normal(x.shape))
+    assert same_bits(layer.forward(other, bias=bias)[0][MASK], y[MASK])
+    short, _ = layer.forward(x[1:2, :2])
+    assert_close(y[1:2, :2], short, 1e-13)
+
+
+@EVERY_PART
+def test_no_token_depends_on_later_ones_when_causal(rng, name):
+    layer, x = PARTS[name](rng), tokens(rng)
+    bias = bias_of("causal", x)
+    y, _ = layer.forward(x, bias=bias)
+    for t in range(1, T):
+        other = x.copy()
+        other[:, t:] = rng.standard_normal(other[:, t:].shape)
+        y_, _ = layer.forward(other, bias=bias)
+        assert same_bits(y_[:, :t], y[:, :t])
+        assert not np.allclose(y_[:, t], y[:, t])
+        assert_close(layer.forward(x[:, :t], bias=F.causal_bias(t, x))[0], y[:, :t], 1e-13)
+
+
+@EVERY_PART
+def test_a_hidden_token_gets_no_gradient(rng, name):
+    layer, x = Biased(PARTS[name](rng), "padding"), tokens(rng)
+    dout = rng.standard_normal(x.shape) * MASK[:, :, None]
+    _, dx, _ = run(layer, x, dout)
+    assert np.all(dx[~MASK] == 0)
+    assert np.all(np.abs(dx[MASK]).max(axis=-1) > 0)
+
+
+# ---- gradients -------------------------------------------------------------------------------------------------------
+
+
+@EVERY_PART
+def test_above_a_linear_layer(rng, name):
+    stack = Sequential({"below": linear(rng, BELOW, D), "layer": Biased(PARTS[name](rng), BIASES[-1])})
+    assert_right(stack, 0.4 * tokens(rng, BELOW), rng)
+
+
+@EVERY_PART
+def test_below_a_linear_layer(rng, name):
+    stack = Sequential({"layer": Biased(PARTS[name](rng), BIASES[-1]), "above": linear(rng, D, ABOVE)})
+    assert_right(stack, tokens(rng), rng)
+
+
+@EVERY_PART
+@EVERY_BIAS
+def test_stack_of_two(rng, name, kind):
+    stack = Sequential({str(i): Biased(PARTS[name](rng), kind) for i in range(2)})
+    assert_right(stack, tokens(rng), rng)
+
+
+def test_add_norm(rng):
+    assert_right(Halves(add_norm(rng)), tokens(rng, D_MLP + D), rng)
+    below, above = linear(rng, BELOW, D_MLP + D), linear(rng, D, ABOVE)
+    assert_right(Sequential({"0": below, "1": Halves(add_norm(rng))}), tokens(rng, BELOW), rng)
+    assert_right(Sequential({"0": Halves(add_norm(rng)), "1": above}), tokens(rng, D_MLP + D), rng)
+
+
+@EVERY_BIAS
+def test_on_top_of_an_embedding(rng, kind):
+    stack = Sequential({"0": Embedding(rng.standard_normal((6, D))), "1": Biased(post_norm(rng), kind)})
+    errors = check_layer(stack, rng.integers(0, 6, (B, T)), rng)
+    assert errors.keys() == stack.trainable_params().keys()
+    assert max(errors.values()) < SMOOTH
+
+
+@EVERY_LINEAR
+@pytest.mark.parametrize("order", ["factored", "merged"])
+def test_lora_on_each_linear_layer(rng, name, path, order):
+    stack = Sequential({str(i): Biased(PARTS[name](rng), BIASES[-1]) for i in range(2)})
+    adapted(stack, [f"{i}.of.{path}" for i in range(2)], rng, order)
+    assert len(stack.trainable_params()) == 4
+    assert_right(stack, tokens(rng), rng)
+
+
+@pytest.mark.parametrize("order", ["factored", "merged"])
+def test_lora_in_add_norm(rng, order):
+    layer = adapted(Halves(add_norm(rng)), ["of.dense"], rng, order)
+    assert_right(Sequential({"0": linear(rng, BELOW, D_MLP + D), "1": layer}), tokens(rng, BELOW), rng)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_lora_everywhere_with_dropout(rng, name):
+    stack = Sequential({str(i): Biased(BLOCKS[name](rng), "padding") for i in range(2)})
+    adapted(stack, "all-linear", rng, lora_dropout=0.4, use_rslora=True, bias="all")
+    assert_right(stack, tokens(rng), rng, dropout_seed=5)
+
+
+@EVERY_PART
+def test_gradients_of_shards_sum_to_those_of_the_batch(rng, name):
+    layer, x, dout = PARTS[name](rng), tokens(rng), tokens(rng)
+    _, dx, grads = run(layer, x, dout)
+    total, dxs = {}, []
+    for part in (slice(None, 1), slice(1, None)):
+        _, dx_, grads_ = run(layer, x[part], dout[part])
+        add_grads(total, grads_)
+        dxs.append(dx_)
+    assert_close(np.concatenate(dxs), dx)
+    largest = max(np.abs(grad).max() for grad in grads.values())  # a key's bias has gradient 0
+    for path, grad in grads.items():
+        np.testing.assert_allclose(total[path], grad, rtol=0, atol=1e-13 * largest, err_msg=path)
+
+
+@EVERY_PART
+def test_the_bias_of_a_key_has_gradient_zero(rng, name):
+    """It adds q b to every score of a row, which softmax does not see."""
+    layer, x = PARTS[name](rng), tokens(rng)
+    _, _, grads = run(layer, x, tokens(rng))
+    (path,) = (n for n in grads if n.endswith("key.bias"))
+    assert np.abs(grads[path]).max() < 1e-13 * np.abs(grads[path.replace("bias", "weight")]).max()
+
+
+# ---- only what is needed ---------------------------------------------------------------------------------------------
+
+
+@EVERY_PART
+def test_without_dx_the_same_gradients(rng, name):
+    layer, x, dout = Biased(PARTS[name](rng), "padding"), tokens(rng), tokens(rng)
+    for targets in (None, "all-linear"):
+        if targets:
+            adapted(layer, targets, rng)
+        _, dx, grads = run(layer, x, dout)
+        _, none, grads_ = run(layer, x, dout, need_dx=False)
+        assert none is None and dx.shape == x.shape
+        assert grads_.keys() == grads.keys() == layer.trainable_params().keys()
+        assert all(same_bits(grads_[path], grads[path]) for path in grads)
+
+
+def test_add_norm_without_dx(rng):
+    layer, x, residual, dout = add_norm(rng), tokens(rng, D_MLP), tokens(rng), tokens(rng)
+    _, cache = layer.forward(x, residual)
+    _, _, grads = layer.backward(dout, cache)
+    dx, dresidual, grads_ = layer.backward(dout, cache, need_dx=False)
+    assert dx is dresidual is None
+    assert grads_.keys() == grads.keys() == layer.trainable_params().keys()
+    assert all(same_bits(grads_[path], grads[path]) for path in grads)
+
+
+LEVELS = {  # bottom to top: every layer depends on all layers of the levels before it
+    "attention": [("query", "key", "value")],
+    "post_norm": [
+        ("attention.self.query", "attention.self.key", "attention.self.value"),
+        *[("attention.output.dense",), ("attention.output.LayerNorm",), ("intermediate.dense",)],
+        *[("output.dense",), ("output.LayerNorm",)],
+    ],
+    "pre_norm": [
+        *[("norm1",), ("attention.query", "attention.key", "attention.value"), ("output",)],
+        *[("norm2",), ("up",), ("down",)],
+    ],
+}
+
+
+def visits(layer, levels, x, dout, need_dx):
+    """{path: need_dx} of the leaf layers whose backward was called, and what came back."""
+    called, leaves = {}, {path: part for path, part in layer.named_layers() if any(path in level for level in levels)}
+
+    def watch(path, backward):
+        def watched(dout, cache, need_dx=True):
+            called[path] = need_dx
+            return backward(dout, cache, need_dx)
+
+        return watched
+
+    for path, leaf in leaves.items():
+        leaf.backward = watch(path, leaf.backward)
+    try:
+        _, dx, grads = run(layer, x, dout, need_dx=need_dx)
+    finally:
+        for leaf in leaves.values():
+            del leaf.backward
+    return called, dx, grads
+
+
+@EVERY_PART
+def test_nothing_below_the_lowest_trainable_layer_is_computed(rng, name):
+    layer, x, dout, levels = PARTS[name](rng), tokens(rng), tokens(rng), LEVELS[name]
+    _, _, everything = run(layer, x, dout)
+    assert {p.rpartition(".")[0] for p in everything} == {path for level in levels for path in level}
+    for height, level in enumerate(levels):
+        for path in level:
+            layer.set_trainable([f"{path}.weight"])
+            called, dx, grads = visits(layer, levels, x, dout, need_dx=False)
+            above = {p for higher in levels[height + 1 :] for p in higher}
+            assert called == {path: False} | dict.fromkeys(above, True)
+            assert dx is None
+            assert same_bits(grads.pop(f"{path}.weight"), everything[f"{path}.weight"])
+            assert not grads
+
+
+@EVERY_PART
+def test_a_frozen_layer_still_hands_dx_down(rng, name):
+    layer, x, dout, levels = PARTS[name](rng), tokens(rng), tokens(rng), LEVELS[name]
+    _, dx, _ = run(layer, x, dout)
+    layer.freeze()
+    called, dx_, grads = visits(layer, levels, x, dout, need_dx=True)
+    assert called == {path: True for level in levels for path in level}
+    assert same_bits(dx_, dx) and not grads
+    called, dx_, grads = visits(layer, levels, x, dout, need_dx=False)
+    assert dx_ is None and not grads
+
+
+# ---- every backend, both precisions ----------------------------------------------------------------------------------
+
+
+@EVERY_PART
+@pytest.mark.parametrize("kind", ["none", "causal and padding"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("targets", [None, "all-linear"], ids=["plain", "lora"])
+def test_same_on_every_backend(put, rng, name, kind, dtype, targets):
+    layer, x, dout = Biased(PARTS[name](rng), kind), tokens(rng), tokens(rng)
+    if targets:
+        adapted(layer, targets, rng)
+    y, dx, grads = run(layer, x, dout)
+    y_, dx_, grads_ = run(move(layer, put, dtype), put(x, dtype), put(dout, dtype))
+    assert_lives_on(put(x, dtype), y_, dx_, *grads_.values())
+    tolerance = 10 * TOLERANCES[dtype]  # six products one after another
+    assert_close(y_, y, tolerance)
+    assert_close(dx_, dx, tolerance)
+    largest = max(np.abs(grad).max() for grad in grads.values())  # a key's bias has gradient 0
+    assert grads_.keys() == grads.keys()
+    for path, grad in grads.items():
+        np.testing.assert_allclose(to_numpy(grads_[path]), grad, rtol=0, atol=tolerance * largest, err_msg=path)
+
+
+@EVERY_PART
+def test_nothing_is_written_to(rng, name):
+    layer, x, dout = Biased(PARTS[name](rng), "causal"), tokens(rng), tokens(rng)
+    held = {"x": x, "dout": dout, **layer.named_params()}
+    before = {n: a.copy() for n, a in held.items()}
+    _, cache = layer.forward(x)
+    first, second = layer.backward(dout, cache), layer.backward(dout, cache)
+    assert same_bits(first[0], second[0])
+    assert all(same_bits(first[1][path], second[1][path]) for path in first[1])
+    assert all(same_bits(array, before[n]) for n, array in held.items())
+
+
+@EVERY_PART
+def test_merged_equals_unmerged(rng, name):
+    layer, x = adapted(PARTS[name](rng), "all-linear", rng), tokens(rng)
+    y, _ = layer.forward(x)
+    for adapter in adapters(layer).values():
+        adapter.merge()
+    assert_close(layer.forward(x)[0], y, 1e-12)
+
+
+# ---- blocks with random weights, and what is refused -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", [PostNormBlock, PreNormBlock])
+def test_random_block(rng, block):
+    layer = block.random(D, HEADS, D_MLP, rng)
+    y, _ = layer.forward(tokens(rng).astype("f4"))
+    assert y.shape == (B, T, D) and y.dtype == np.float32
+    weights = [a for n, a in layer.named_params().items() if n.endswith("weight") and a.ndim == 2]
+    assert [a.shape for a in weights] == [(D, D)] * 4 + [(D_MLP, D), (D, D_MLP)]
+    assert len({a.tobytes() for a in weights}) == 6
+
+
+def test_heads_must_divide_the_width(rng):
+    with pytest.raises(InputError, match="multiple of its heads; got 8 and 3"):
+        SelfAttention(*(linear(rng, D, D) for _ in range(3)), 3)
+
+
+def test_large_scores_do_not_overflow(rng):
+    q = 1e4 * tokens(rng).astype("f4")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        o, cache = F.attention(q, q, q, HEADS, bias_of("causal and padding", q))
+        grads = F.attention_backward(o, cache)
+    assert all(np.isfinite(a).all() for a in (o, *grads))
