@@ -1,9 +1,14 @@
+import json
+from pathlib import Path
+
 import numpy as np
 
 from lorabook import LoRAConfig, LoRALinear, inject
 from lorabook.backend import array_namespace, to_numpy
+from lorabook.io import write_safetensors
 from lorabook.layers import Activation, LayerNorm, Linear, Sequential, Softmax
 from lorabook.models import MLP
+from lorabook.models.bert import BertForSequenceClassification
 
 TOLERANCES = {"float32": 2e-6, "float64": 1e-12}
 
@@ -92,3 +97,59 @@ def run(layer, x, dout, seed=None, **options):
     """Output, dx and gradients of one pass."""
     y, cache = layer.forward(x, None if seed is None else np.random.default_rng(seed))
     return y, *layer.backward(dout, cache, **options)
+
+
+# ---- a tiny BERT, in memory and as a Hugging Face folder -------------------------------------------------------------
+
+WORDS = "[PAD] [UNK] [CLS] [SEP] good bad fine poor film plot a the".split()
+
+
+def tiny_config(**changes):
+    """config.json of a BERT whose sizes are all different: 12 words, d = 6, two blocks of two heads."""
+    return {
+        "model_type": "bert",
+        "vocab_size": len(WORDS),
+        "hidden_size": 6,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 7,
+        "max_position_embeddings": 9,
+        "type_vocab_size": 2,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-12,
+        "pad_token_id": 0,
+    } | changes
+
+
+def tiny_bert(rng, cls=BertForSequenceClassification, dtype="float64", **options):
+    """A model with random weights, no two of which are equal."""
+    model = cls(tiny_config(), **{"labels": 3} | options).to(np, dtype)
+    for name, array in model.named_params().items():
+        array[...] = 0.4 * rng.standard_normal(array.shape) + name.endswith("LayerNorm.weight")
+    return model
+
+
+def tiny_ids():
+    """(4, 5) ids, padded to different lengths; a word occurs twice, some words never."""
+    return np.array([[2, 5, 4, 5, 3], [2, 6, 3, 0, 0], [2, 9, 8, 3, 0], [2, 3, 0, 0, 0]])
+
+
+def write_bert(folder, model, config=None, tensors=None, tokenizer=True):
+    """The model as a Hugging Face folder; `tensors` of None are left out, others replaced or added."""
+    folder = Path(folder)
+    folder.mkdir(exist_ok=True)
+    arrays = model.named_params() | (tensors or {})
+    write_safetensors(folder / "model.safetensors", {n: a for n, a in arrays.items() if a is not None})
+    (folder / "config.json").write_text(json.dumps(model.children["bert"].config | (config or {})))
+    if tokenizer:
+        write_tokenizer(folder / "tokenizer.json")
+    return folder
+
+
+def write_tokenizer(path, words=WORDS):
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer.save(str(path))

@@ -19,6 +19,7 @@ from .transformer import AddNorm, PostNormBlock, SelfAttention
 
 SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
          "max_position_embeddings", "type_vocab_size")  # fmt: skip
+ACTIVATION_NAMES = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}  # theirs: ours
 
 
 def read_config(path):
@@ -42,9 +43,24 @@ def read_config(path):
         if (came := config.get(key, expected)) != expected:
             raise FormatError(f"{path}: {key} is {came!r}; only {expected!r} is implemented")
     for key in SIZES:
-        if isinstance(config.get(key), bool) or not isinstance(config.get(key), int) or config[key] < 1:
+        if not _is_integer(config.get(key)) or config[key] < 1:
             raise FormatError(f"{path}: {key} must be a positive integer; got {config.get(key)!r}")
+    if config["hidden_size"] % config["num_attention_heads"]:
+        sizes = f"{config['hidden_size']} and {config['num_attention_heads']}"
+        raise FormatError(f"{path}: hidden_size must be a multiple of num_attention_heads; got {sizes}")
+    if (act := config.get("hidden_act", "gelu")) not in [*F.ACTIVATIONS, *ACTIVATION_NAMES]:
+        raise FormatError(f"{path}: hidden_act is {act!r}; expected one of {', '.join(F.ACTIVATIONS)}")
+    if (pad := config.get("pad_token_id")) is not None and not (_is_integer(pad) and 0 <= pad < config["vocab_size"]):
+        raise FormatError(f"{path}: pad_token_id must be from 0 to {config['vocab_size'] - 1}; got {pad!r}")
+    for key in ("layer_norm_eps", "initializer_range"):
+        value = config.get(key, 1.0)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2:
+            raise FormatError(f"{path}: {key} must be a small positive number; got {value!r}")
     return config
+
+
+def _is_integer(value):
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 class BertEmbeddings(Layer):
@@ -77,7 +93,10 @@ class BertEmbeddings(Layer):
     def backward(self, dout, cache, need_dx=True):
         words, positions, types, norm = self.children.values()
         words_cache, positions_cache, types_cache, norm_cache = cache
-        dx, norm_grads = norm.backward(dout, norm_cache)
+        inside = words.trains() or positions.trains() or types.trains()
+        dx, norm_grads = norm.backward(dout, norm_cache, inside)
+        if not inside:
+            return None, prefixed("LayerNorm", norm_grads)
         dp = array_namespace(dx).sum(dx, axis=0)  # (T, d): every sequence uses the same positions
         dt = array_namespace(dx).sum(dp, axis=0, keepdims=True)  # (1, d)
         grads = prefixed("LayerNorm", norm_grads)
@@ -96,7 +115,7 @@ class BertModel(Layer):
     def __init__(self, config, pooler=True):
         d, d_mlp = config["hidden_size"], config["intermediate_size"]
         eps, act = config.get("layer_norm_eps", 1e-12), config.get("hidden_act", "gelu")
-        act = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}.get(act, act)
+        act = ACTIVATION_NAMES.get(act, act)
 
         def linear(d_out, d_in):
             return Linear(np.zeros((d_out, d_in), "f4"), np.zeros(d_out, "f4"))
@@ -164,12 +183,20 @@ class Head(Layer):
             name if name.startswith(("bert.", "classifier.")) else f"bert.{name}": a for name, a in tensors.items()
         }
         found.pop("bert.embeddings.position_ids", None)  # a buffer of old versions: 0, 1, 2, ...
-        words = found.get("bert.embeddings.word_embeddings.weight")
-        shape = config["vocab_size"], config["hidden_size"]
-        if words is None or words.shape != shape:
-            raise FormatError(
-                f"{path}: config.json promises word embeddings {shape}; found {getattr(words, 'shape', None)}"
-            )
+        for name, sizes in {  # before memory is taken for what config.json promises
+            "embeddings.word_embeddings.weight": ("vocab_size", "hidden_size"),
+            "embeddings.position_embeddings.weight": ("max_position_embeddings", "hidden_size"),
+            "embeddings.token_type_embeddings.weight": ("type_vocab_size", "hidden_size"),
+            f"encoder.layer.{config['num_hidden_layers'] - 1}.intermediate.dense.weight": (
+                "intermediate_size",
+                "hidden_size",
+            ),
+        }.items():
+            promised, came = tuple(config[size] for size in sizes), getattr(found.get(f"bert.{name}"), "shape", "none")
+            if promised != came:
+                raise FormatError(
+                    f"{path}: config.json promises {name} of shape {promised} ({', '.join(sizes)}); found {came}"
+                )
         model = cls(config, **kwargs)
         own = model.named_params()
         if not cls.pooler:
@@ -205,7 +232,7 @@ class BertForSequenceClassification(Classifier, Head):
 
 
 class BertForTokenClassification(Head):
-    """logits (B, T, k) = classifier(h): one label a token. Labels below 0 (padding, say) do not count."""
+    """logits (B, T, k) = classifier(h): one label a token, padding included."""
 
     def forward(self, ids, rng=None):
         h, bert_cache = self.children["bert"].forward(ids, rng)

@@ -1,0 +1,483 @@
+"""BERT in Hugging Face names: gradients of the three heads by complex step; folders read, written and refused."""
+
+import json
+import tracemalloc
+
+import numpy as np
+import pytest
+from checks import (
+    TOLERANCES,
+    assert_close,
+    assert_lives_on,
+    move,
+    run,
+    same_bits,
+    tiny_bert,
+    tiny_config,
+    tiny_ids,
+    write_bert,
+)
+
+from lorabook import FormatError, InputError, LoRAConfig, inject
+from lorabook.adapters import adapters, merge, unload
+from lorabook.backend import to_numpy
+from lorabook.gradcheck import check_layer, complex_step
+from lorabook.io import read_safetensors
+from lorabook.models.bert import (
+    BertForSentenceEmbedding,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+    read_config,
+    save_pretrained,
+)
+
+SMOOTH = 1e-11
+HEADS = {
+    "classification": (BertForSequenceClassification, 3),
+    "tokens": (BertForTokenClassification, 3),
+    "embedding": (BertForSentenceEmbedding, 0),
+}
+EVERY_HEAD = pytest.mark.parametrize("head", HEADS)
+
+
+def made(rng, head="classification", **options):
+    cls, labels = HEADS[head]
+    return tiny_bert(rng, cls, labels=labels, **options)
+
+
+def dout_of(model, rng):
+    """A random upstream gradient; padding gets none, as with any loss over tokens."""
+    y, _ = model.forward(tiny_ids())
+    dout = rng.standard_normal(y.shape)
+    return dout * (tiny_ids() != 0)[:, :, None] if y.ndim == 3 else dout
+
+
+# ---- names -----------------------------------------------------------------------------------------------------------
+
+BLOCK = [
+    *(f"attention.self.{name}" for name in ("query", "key", "value")),
+    *("attention.output.dense", "attention.output.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm"),
+]
+
+
+def hugging_face_names(head):
+    tables = [f"bert.embeddings.{kind}_embeddings.weight" for kind in ("word", "position", "token_type")]
+    layers = ["bert.embeddings.LayerNorm", *(f"bert.encoder.layer.{i}.{part}" for i in range(2) for part in BLOCK)]
+    layers += {"classification": ["bert.pooler.dense", "classifier"], "tokens": ["classifier"], "embedding": []}[head]
+    return {*tables, *(f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias"))}
+
+
+@EVERY_HEAD
+def test_names_are_those_of_hugging_face(rng, head):
+    assert made(rng, head).named_params().keys() == hugging_face_names(head)
+
+
+def test_shapes_follow_the_config(rng):
+    shapes = {n: a.shape for n, a in made(rng).named_params().items()}
+    assert shapes["bert.embeddings.word_embeddings.weight"] == (12, 6)
+    assert shapes["bert.embeddings.position_embeddings.weight"] == (9, 6)
+    assert shapes["bert.embeddings.token_type_embeddings.weight"] == (2, 6)
+    assert shapes["bert.encoder.layer.1.intermediate.dense.weight"] == (7, 6)
+    assert shapes["bert.encoder.layer.1.output.dense.weight"] == (6, 7)
+    assert shapes["classifier.weight"] == (3, 6)
+
+
+# ---- forward ---------------------------------------------------------------------------------------------------------
+
+
+@EVERY_HEAD
+def test_a_padded_batch_equals_one_text_after_another(rng, head):
+    model, ids = made(rng, head), tiny_ids()
+    together, _ = model.forward(ids)
+    for row, y in zip(ids, together, strict=True):
+        alone, _ = model.forward(row[None, row != 0])
+        assert_close(y[: alone.shape[1]] if y.ndim == 2 else y, alone[0], 1e-13)
+    wider, _ = model.forward(np.pad(ids, ((0, 0), (0, 3))))
+    assert_close(wider[:, : ids.shape[1]] if wider.ndim == 3 else wider, together, 1e-13)
+
+
+def test_embedding_is_the_mean_over_real_tokens(rng):
+    model, ids = made(rng, "embedding"), tiny_ids()
+    h, _ = model.children["bert"].forward(ids)
+    y, _ = model.forward(ids)
+    assert_close(y, [h[i, row != 0].mean(0) for i, row in enumerate(ids)], 1e-14)
+
+
+def test_heads_are_their_definition(rng):
+    model, ids = made(rng), tiny_ids()
+    params, (h, _) = model.named_params(), model.children["bert"].forward(ids)
+    pooled = np.tanh(h[:, 0] @ params["bert.pooler.dense.weight"].T + params["bert.pooler.dense.bias"])
+    assert_close(model.forward(ids)[0], pooled @ params["classifier.weight"].T + params["classifier.bias"], 1e-14)
+    model = made(rng, "tokens")
+    params, (h, _) = model.named_params(), model.children["bert"].forward(ids)
+    assert_close(model.forward(ids)[0], h @ params["classifier.weight"].T + params["classifier.bias"], 1e-14)
+
+
+def test_embeddings_are_their_definition(rng):
+    model, ids = made(rng), tiny_ids()
+    params = {n.removeprefix("bert.embeddings."): a for n, a in model.named_params().items()}
+    x = params["word_embeddings.weight"][ids] + params["position_embeddings.weight"][:5]
+    x = x + params["token_type_embeddings.weight"][0]
+    xhat = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-12)
+    y, _ = model.children["bert"].children["embeddings"].forward(ids)
+    assert_close(y, xhat * params["LayerNorm.weight"] + params["LayerNorm.bias"], 1e-14)
+
+
+def test_another_padding_id(rng):
+    model, ids = made(rng), tiny_ids()
+    y, _ = model.forward(ids)
+    model.children["bert"].pad_token_id = 11
+    assert_close(model.forward(np.where(ids == 0, 11, ids))[0], y, 1e-13)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"), [("gelu_new", "gelu_tanh"), ("gelu_pytorch_tanh", "gelu_tanh"), ("relu", "relu")]
+)
+def test_activation(theirs, ours):
+    model = BertModel(tiny_config(hidden_act=theirs))
+    block = model.children["encoder"].children["layer"].children["0"]
+    assert block.activation.name == ours
+
+
+# ---- gradients -------------------------------------------------------------------------------------------------------
+
+
+@EVERY_HEAD
+def test_every_gradient(rng, head):
+    model = made(rng, head)
+    errors = check_layer(model, tiny_ids(), rng)
+    assert errors.keys() == hugging_face_names(head)
+    assert not {name: error for name, error in errors.items() if not error < SMOOTH}
+
+
+@EVERY_HEAD
+def test_what_was_not_used_gets_no_gradient(rng, head):
+    model = made(rng, head)
+    _, _, grads = run(model, tiny_ids(), dout_of(model, rng))
+    used = np.isin(np.arange(12), tiny_ids())
+    used[0] = False  # padding is embedded, but nobody attends to it
+    rows = {
+        "word": (np.abs(grads["bert.embeddings.word_embeddings.weight"]).max(1), used),
+        "position": (np.abs(grads["bert.embeddings.position_embeddings.weight"]).max(1), np.arange(9) < 5),
+        "type": (np.abs(grads["bert.embeddings.token_type_embeddings.weight"]).max(1), np.arange(2) < 1),
+    }
+    for largest, expected in rows.values():
+        np.testing.assert_array_equal(largest > 0, expected)
+
+
+def test_the_bias_of_a_key_has_gradient_zero(rng):
+    model = made(rng)
+    _, _, grads = run(model, tiny_ids(), dout_of(model, rng))
+    for i in range(2):
+        name = f"bert.encoder.layer.{i}.attention.self.key"
+        assert np.abs(grads[f"{name}.bias"]).max() < 1e-14 * np.abs(grads["classifier.weight"]).max()
+        assert np.abs(grads[f"{name}.weight"]).max() > 0
+
+
+def test_loss_and_grad(rng):
+    model, labels = made(rng), np.array([0, 2, 1, 2])
+    loss, grads = model.loss_and_grad(tiny_ids(), labels)
+    logits, _ = model.forward(tiny_ids())
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    assert loss == pytest.approx(-np.log(p[np.arange(4), labels]).mean(), rel=1e-13)
+    probe = tiny_bert(np.random.default_rng(0)).to(np, "complex128")
+    for name in ("classifier.weight", "bert.pooler.dense.bias", "bert.embeddings.word_embeddings.weight"):
+        array = probe.named_params()[name]
+
+        def loss_of(value, array=array):
+            array[...] = value
+            return probe.loss_and_grad(tiny_ids(), labels)[0]
+
+        original = array.copy()
+        assert_close(grads[name], complex_step(loss_of, original.real), SMOOTH)
+        array[...] = original
+
+
+@EVERY_HEAD
+@pytest.mark.parametrize("order", ["factored", "merged"])
+@pytest.mark.parametrize("bias", ["none", "lora_only"])
+def test_lora_on_every_linear_layer(rng, head, order, bias):
+    model = made(rng, head)
+    saved = ["classifier"] if "classifier" in model.children else []
+    options = {"rank_pattern": {"output.dense": 2, r"layer\.1\..*\.key": 1}, "use_rslora": True, "bias": bias}
+    config = LoRAConfig(r=4, lora_alpha=3, modules_to_save=saved, init_lora_weights=False, **options)
+    paths = inject(model, config, rng)
+    assert len(paths) == 12 + (head == "classification")
+    for layer in adapters(model).values():
+        layer.order = order
+    errors = check_layer(model, tiny_ids(), rng)
+    assert errors.keys() == model.trainable_params().keys()
+    assert len(errors) == len(paths) * (2 if bias == "none" else 3) + 2 * len(saved)
+    assert not {name: error for name, error in errors.items() if not error < SMOOTH}
+
+
+@EVERY_HEAD
+def test_what_is_frozen_changes_no_gradient(rng, head):
+    model = made(rng, head)
+    dout = dout_of(model, rng)
+    _, _, everything = run(model, tiny_ids(), dout)
+    for name in everything:
+        model.set_trainable([name])
+        _, dx, grads = run(model, tiny_ids(), dout)
+        assert dx is None
+        assert grads.keys() == {name}
+        assert same_bits(grads[name], everything[name])
+
+
+@pytest.mark.parametrize("lowest", [None, 0, 1])
+def test_backward_stops_below_the_lowest_adapter(rng, monkeypatch, lowest):
+    """LoRA in block 0 needs no gradient of the embeddings; the head alone needs none of the blocks."""
+    model, visited = made(rng), []
+    if lowest is None:
+        model.set_trainable(["classifier.weight"])
+    else:
+        inject(model, LoRAConfig(r=2, target_modules=[f"{lowest}.attention.self.query"]), rng)
+
+    def watch(path, backward):
+        return lambda *args, **options: visited.append(path) or backward(*args, **options)
+
+    for path, layer in model.named_layers():
+        monkeypatch.setattr(layer, "backward", watch(path, layer.backward))
+    _, grads = model.loss_and_grad(tiny_ids(), np.array([0, 2, 1, 2]))
+    assert grads.keys() == model.trainable_params().keys()
+    assert not [path for path in visited if path.startswith("bert.embeddings")]
+    blocks = {path.split(".")[3] for path in visited if path.startswith("bert.encoder.layer.")}
+    assert blocks == (set() if lowest is None else {str(i) for i in range(lowest, 2)})
+
+
+@EVERY_HEAD
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_same_on_every_backend(put, rng, head, dtype):
+    model = made(rng, head)
+    dout = dout_of(model, rng)
+    y, _, grads = run(model, tiny_ids(), dout)
+    y_, _, grads_ = run(move(model, put, dtype), put(tiny_ids()), put(dout, dtype))
+    assert_lives_on(put(dout, dtype), y_, *grads_.values())
+    tolerance = 20 * TOLERANCES[dtype]  # two blocks, six products each
+    assert_close(y_, y, tolerance)
+    largest = max(np.abs(grad).max() for grad in grads.values())
+    assert grads_.keys() == grads.keys()
+    for name, grad in grads.items():
+        np.testing.assert_allclose(to_numpy(grads_[name]), grad, rtol=0, atol=tolerance * largest, err_msg=name)
+
+
+def test_training_works_on_every_backend(put, rng):
+    model, labels = move(made(rng), put), put(np.array([0, 2, 1, 2]))
+    loss, accuracy = model.evaluate(put(tiny_ids()), labels)
+    assert loss == pytest.approx(float(model.loss_and_grad(put(tiny_ids()), labels)[0]))
+    assert accuracy in (0, 0.25, 0.5, 0.75, 1)
+
+
+# ---- ids that cannot be used -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [-1, 12, 10**9])
+def test_ids_out_of_range(rng, bad):
+    ids = tiny_ids()
+    ids[1, 1] = bad
+    with pytest.raises(InputError, match=f"ids must be from 0 to 11; got .*{bad}"):
+        made(rng).forward(ids)
+
+
+def test_a_sequence_that_is_too_long(rng):
+    model = made(rng)
+    assert model.forward(np.full((1, 9), 5))[0].shape == (1, 3)
+    with pytest.raises(InputError, match="at most 9 tokens; got 10"):
+        model.forward(np.full((1, 10), 5))
+
+
+# ---- folders ---------------------------------------------------------------------------------------------------------
+
+
+@EVERY_HEAD
+def test_round_trip(rng, tmp_path, head):
+    model = made(rng, head, dtype="float32")
+    cls, labels = HEADS[head]
+    folder = write_bert(tmp_path / "a", model)
+    again = cls.from_pretrained(folder, labels=labels)
+    names = [f"name{i}" for i in range(labels)]
+    (tmp_path / "b").mkdir()
+    save_pretrained(tmp_path / "b", again, folder, names)
+    third = cls.from_pretrained(tmp_path / "b", labels=labels)
+    for other in (again, third):
+        assert other.named_params().keys() == model.named_params().keys()
+        assert all(same_bits(a, model.named_params()[n]) for n, a in other.named_params().items())
+        assert same_bits(other.forward(tiny_ids())[0], model.forward(tiny_ids())[0])
+    config = json.loads((tmp_path / "b" / "config.json").read_text())
+    assert config["architectures"] == [cls.__name__]
+    assert config["id2label"] == {str(i): name for i, name in enumerate(names)}
+    assert config["label2id"] == {name: i for i, name in enumerate(names)}
+    assert config.items() >= tiny_config().items()
+    assert (tmp_path / "b" / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+    assert read_safetensors(tmp_path / "b" / "model.safetensors")[1] == {"format": "pt"}
+
+
+def test_merged_model_is_saved_as_a_plain_one(rng, tmp_path):
+    model = made(rng, dtype="float32")
+    source = write_bert(tmp_path / "a", model)
+    inject(model, LoRAConfig(r=3, modules_to_save=["classifier"], init_lora_weights=False), rng)
+    y, _ = model.forward(tiny_ids())
+    merge(model)
+    unload(model)
+    (tmp_path / "b").mkdir()
+    save_pretrained(tmp_path / "b", model, source, ["x", "y", "z"])
+    plain = BertForSequenceClassification.from_pretrained(tmp_path / "b", labels=3)
+    assert plain.named_params().keys() == hugging_face_names("classification")
+    assert_close(plain.forward(tiny_ids())[0], y, 4e-6)
+
+
+def test_encoder_without_prefix_and_head(rng, tmp_path):
+    """The file of a bare BertModel: no `bert.`, no classifier, a buffer of old versions."""
+    model = made(rng, dtype="float32")
+    bare = {n.removeprefix("bert."): a for n, a in model.named_params().items() if n.startswith("bert.")}
+    changes = dict.fromkeys(model.named_params()) | bare
+    changes |= {"embeddings.position_ids": np.arange(9)[None]}
+    folder = write_bert(tmp_path, model, tensors=changes)
+    again = BertForSequenceClassification.from_pretrained(folder, labels=5, rng=7).named_params()
+    assert all(same_bits(again[f"bert.{n}"], a) for n, a in bare.items())
+    assert again["classifier.weight"].shape == (5, 6) and not again["classifier.bias"].any()
+    same = BertForSequenceClassification.from_pretrained(folder, labels=5, rng=7).named_params()
+    other = BertForSequenceClassification.from_pretrained(folder, labels=5, rng=8).named_params()
+    assert same_bits(same["classifier.weight"], again["classifier.weight"])
+    assert not np.array_equal(other["classifier.weight"], again["classifier.weight"])
+    h, _ = BertForSentenceEmbedding.from_pretrained(folder).forward(tiny_ids())  # passes over the pooler
+    assert h.shape == (4, 6)
+
+
+def test_float64_and_float16_files_become_float32(rng, tmp_path):
+    model = made(rng)
+    name = "bert.pooler.dense.weight"
+    folder = write_bert(tmp_path, model, tensors={name: model.named_params()[name].astype("f2")})
+    again = BertForSequenceClassification.from_pretrained(folder, labels=3).named_params()
+    assert {a.dtype for a in again.values()} == {np.dtype("f4")}
+    assert_close(again[name], model.named_params()[name].astype("f2"), 0)
+
+
+LAYER = "bert.encoder.layer.1.attention.self.query"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({f"{LAYER}.weight": None}, f"missing {LAYER}.weight"),
+        ({"bert.pooler.dense.bias": None}, "missing bert.pooler.dense.bias"),
+        ({"bert.embeddings.LayerNorm.bias": None}, "missing bert.embeddings.LayerNorm.bias"),
+        ({f"{LAYER}.scale": np.ones(3, "f4")}, f"unexpected {LAYER}.scale"),
+        ({"cls.predictions.bias": np.ones(3, "f4")}, "unexpected bert.cls.predictions.bias"),
+        ({"bert.encoder.layer.2.output.dense.bias": np.ones(6, "f4")}, "unexpected bert.encoder.layer.2.output"),
+        ({f"{LAYER}.weight": np.ones((6, 7), "f4")}, rf"{LAYER}.weight has shape (6, 7), expected (6, 6)"),
+        ({f"{LAYER}.bias": np.ones((1, 6), "f4")}, rf"{LAYER}.bias has shape (1, 6), expected (6,)"),
+        ({"classifier.weight": np.ones((2, 6), "f4")}, "classifier.weight has shape (2, 6), expected (3, 6)"),
+        ({"bert.embeddings.word_embeddings.weight": None}, "embeddings.word_embeddings.weight of shape (12, 6)"),
+        ({"bert.embeddings.word_embeddings.weight": np.ones((11, 6), "f4")}, "found (11, 6)"),
+        ({"bert.encoder.layer.1.intermediate.dense.weight": None}, "layer.1.intermediate.dense.weight of shape (7, 6)"),
+    ],
+    ids=str,
+)
+def test_missing_extra_and_misshapen_tensors_are_named(rng, tmp_path, tensors, message):
+    folder = write_bert(tmp_path, made(rng, dtype="float32"), tensors=tensors)
+    with pytest.raises(InputError) as error:
+        BertForSequenceClassification.from_pretrained(folder, labels=3)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"vocab_size": 10**12},
+        {"hidden_size": 10**6},
+        {"num_hidden_layers": 10**9},
+        {"intermediate_size": 10**11},
+        {"max_position_embeddings": 10**11},
+        {"type_vocab_size": 10**11},
+        {"hidden_size": 2 * 10**30},
+    ],
+    ids=str,
+)
+def test_a_config_that_lies_is_refused_before_memory_is_taken(rng, tmp_path, config):
+    folder = write_bert(tmp_path, made(rng, dtype="float32"), config)
+    tracemalloc.start()
+    try:
+        with pytest.raises(FormatError, match="config.json promises"):
+            BertForSequenceClassification.from_pretrained(folder, labels=3)
+        assert tracemalloc.get_traced_memory()[1] < 2e6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "roberta"}, "model_type is 'roberta'; only 'bert'"),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
+        ({"is_decoder": True}, "is_decoder is True"),
+        ({"add_cross_attention": True}, "add_cross_attention is True"),
+        ({"hidden_size": 0}, "hidden_size must be a positive integer; got 0"),
+        ({"hidden_size": 6.0}, "hidden_size must be a positive integer; got 6.0"),
+        ({"num_hidden_layers": True}, "num_hidden_layers must be a positive integer; got True"),
+        ({"vocab_size": "12"}, "vocab_size must be a positive integer; got '12'"),
+        ({"intermediate_size": None}, "intermediate_size must be a positive integer; got None"),
+        ({"type_vocab_size": -2}, "type_vocab_size must be a positive integer; got -2"),
+        ({"num_attention_heads": 4}, "multiple of num_attention_heads; got 6 and 4"),
+        ({"hidden_act": "mish"}, "hidden_act is 'mish'; expected one of relu"),
+        ({"hidden_act": ["gelu"]}, "hidden_act is ['gelu']"),
+        ({"pad_token_id": 12}, "pad_token_id must be from 0 to 11; got 12"),
+        ({"pad_token_id": "0"}, "pad_token_id must be from 0 to 11; got '0'"),
+        ({"layer_norm_eps": "1e-12"}, "layer_norm_eps must be a small positive number; got '1e-12'"),
+        ({"layer_norm_eps": float("nan")}, "layer_norm_eps must be a small positive number; got nan"),
+        ({"layer_norm_eps": -1e-12}, "layer_norm_eps must be a small positive number"),
+        ({"initializer_range": -1}, "initializer_range must be a small positive number"),
+        ({"initializer_range": None}, "initializer_range must be a small positive number"),
+    ],
+    ids=str,
+)
+def test_options_that_are_not_implemented_are_refused(rng, tmp_path, config, message):
+    folder = write_bert(tmp_path, made(rng, dtype="float32"), config)
+    with pytest.raises(FormatError) as error:
+        BertForSequenceClassification.from_pretrained(folder, labels=3)
+    assert message in str(error.value)
+    assert "config.json" in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", '{"model_type": "bert"', '{"a":' * 9999, "\xff", "{}"])
+def test_malformed_config(tmp_path, text):
+    (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(FormatError, match="config.json"):
+        read_config(tmp_path)
+
+
+def test_no_folder_no_config_no_weights(rng, tmp_path):
+    with pytest.raises(InputError, match=r"nothing.config\.json: No such file"):
+        BertForSequenceClassification.from_pretrained(tmp_path / "nothing", labels=3)
+    folder = write_bert(tmp_path / "a", made(rng))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"model\.safetensors: No such file"):
+        BertForSequenceClassification.from_pretrained(folder, labels=3)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pth"])
+def test_a_pickle_is_not_opened(rng, tmp_path, name):
+    folder = write_bert(tmp_path, made(rng, dtype="float32"))
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").unlink()
+    (folder / name).write_bytes(b"cos\nsystem\n(S'touch opened'\ntR.")
+    with pytest.raises(InputError, match=rf"{name} is a pickle.*safe_serialization=True"):
+        BertForSequenceClassification.from_pretrained(folder, labels=3)
+    (folder / "model.safetensors").write_bytes(weights)  # beside safetensors it does not matter
+    assert BertForSequenceClassification.from_pretrained(folder, labels=3).named_params()
+
+
+def test_damaged_weights(rng, tmp_path):
+    folder = write_bert(tmp_path, made(rng, dtype="float32"))
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[:-4])
+    with pytest.raises(FormatError, match="model.safetensors is not a valid safetensors file"):
+        BertForSequenceClassification.from_pretrained(folder, labels=3)
+
+
+def test_a_saved_classifier_has_the_configs_spread():
+    model = BertForSequenceClassification(tiny_config(hidden_size=600, initializer_range=0.05), labels=50)
+    weight = model.named_params()["classifier.weight"]
+    assert weight.std() == pytest.approx(0.05, rel=0.02)
+    assert abs(weight.mean()) < 0.001
