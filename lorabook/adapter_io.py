@@ -141,9 +141,8 @@ def load_adapter(folder, model):
     base = fingerprint({n: a for n, a in model.named_params().items() if n not in trained})
     about = _read_json(folder / "lorabook.json") if (folder / "lorabook.json").exists() else {}
     if (promised := about.get("base_sha256", base)) != base:
-        raise FormatError(
-            f"{folder} was trained on other base weights: sha256 {promised[:12]}..., this model's is {base[:12]}..."
-        )
+        came = f"sha256 {str(promised)[:12]}..., this model's is {base[:12]}..."
+        raise FormatError(f"{folder} was trained on other base weights: {came}")
     inject(model, config)
     params = model.named_params()
     for file_name, (name, _) in expected.items():
@@ -155,7 +154,10 @@ def load_adapter(folder, model):
 def labels_of(folder):
     """The names of the classes that an adapter was trained on, in order; None for one that PEFT wrote."""
     path = Path(folder) / "lorabook.json"
-    return _read_json(path).get("labels") if path.exists() else None
+    labels = _read_json(path).get("labels") if path.exists() else None
+    if labels is not None and not (isinstance(labels, list) and all(isinstance(name, str) for name in labels)):
+        raise FormatError(f"{path}: labels must be a list of names; got {labels!r}")
+    return labels
 
 
 def check_labels(folder, labels):

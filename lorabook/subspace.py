@@ -23,8 +23,8 @@ def subspace_similarity(A1, A2):
 def amplification(W, delta, r):
     """||delta_r||_F / ||U^T W V||_F: how far the update exceeds what W does in the update's own directions.
 
-    (Hu et al. 2021, arXiv:2106.09685, section 7.3.) U (d_out, r), V (d_in, r): the first r singular vectors of delta; delta_r is delta truncated to rank r. Equal norms
-    give 1; the paper finds 21.5 at r = 4 for a matrix of GPT-3.
+    (Hu et al. 2021, arXiv:2106.09685, section 7.3.) U (d_out, r), V (d_in, r): the first r singular
+    vectors of delta; delta_r: delta truncated to rank r. The paper finds 21.5 at r = 4 for a matrix of GPT-3.
     """
     r = check_rank(r, *W.shape)
     U, s, Vt = svd(delta)

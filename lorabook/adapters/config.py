@@ -34,6 +34,12 @@ class LoRAConfig:
 
     def __post_init__(self):
         """Check what can be checked without a model; ranks are checked against each layer's shape by `inject`."""
+        for option in ("rank_pattern", "alpha_pattern"):
+            patterns = getattr(self, option)
+            if not isinstance(patterns, dict) or not all(isinstance(p, str) for p in patterns):
+                raise InputError(f"{option} must be a dictionary of patterns; got {patterns!r}")
+        if not isinstance(self.use_rslora, bool):
+            raise InputError(f"use_rslora must be true or false; got {self.use_rslora!r}")
         for r in (self.r, *self.rank_pattern.values()):
             if isinstance(r, bool) or not isinstance(r, int) or r < 1:
                 raise InputError(f"r must be a positive integer; got {r!r}")
@@ -43,21 +49,24 @@ class LoRAConfig:
         check_initialisation(self.init_lora_weights)
         if self.bias not in ("none", "all", "lora_only"):
             raise InputError(f"bias must be none, all or lora_only; got {self.bias!r}")
-        if isinstance(self.modules_to_save, str) or not all(isinstance(m, str) for m in self.modules_to_save or ()):
-            raise InputError(f"modules_to_save must be a list of names; got {self.modules_to_save!r}")
-        object.__setattr__(self, "modules_to_save", tuple(self.modules_to_save or ()))
+        saved = () if self.modules_to_save is None else self.modules_to_save
+        if not isinstance(saved, list | tuple) or not all(isinstance(m, str) for m in saved):
+            raise InputError(f"modules_to_save must be a list of names; got {saved!r}")
+        object.__setattr__(self, "modules_to_save", tuple(saved))
         targets = self.target_modules
         if not isinstance(targets, str):
             if not isinstance(targets, list | tuple) or not all(isinstance(t, str) for t in targets):
                 expected = "'all-linear', a regular expression or a list of names"
                 raise InputError(f"target_modules must be {expected}; got {targets!r}")
             object.__setattr__(self, "target_modules", tuple(targets))
-        patterns = (*self.rank_pattern, *self.alpha_pattern)
-        for pattern in patterns if not isinstance(self.target_modules, str) else (*patterns, self.target_modules):
+        expressions = {_suffix(p): p for p in (*self.rank_pattern, *self.alpha_pattern)}
+        if isinstance(self.target_modules, str):
+            expressions[targets] = targets
+        for expression, written in expressions.items():
             try:
-                re.compile(pattern)
-            except re.error as error:
-                raise InputError(f"{pattern!r} is not a regular expression: {error}") from None
+                re.compile(expression)
+            except (re.error, RecursionError, OverflowError) as error:
+                raise InputError(f"{written!r} is not a regular expression: {error}") from None
 
     def as_dict(self):
         """The options as JSON-able values."""
@@ -108,7 +117,12 @@ def _ends_with(path, target):
 
 
 def _first_match(patterns, path, default):
-    return next((value for pattern, value in patterns.items() if re.match(rf"(.*\.)?({pattern})$", path)), default)
+    return next((value for pattern, value in patterns.items() if re.match(_suffix(pattern), path)), default)
+
+
+def _suffix(pattern):
+    """The expression that matches paths of which an end, from a dot on, matches `pattern`."""
+    return rf"(.*\.)?({pattern})$"
 
 
 def _matches_nothing(what, target, paths):
