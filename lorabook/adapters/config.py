@@ -44,7 +44,7 @@ class LoRAConfig:
             if isinstance(r, bool) or not isinstance(r, int) or r < 1:
                 raise InputError(f"r must be a positive integer; got {r!r}")
         for lora_alpha in (self.lora_alpha, *self.alpha_pattern.values()):
-            check_scaling(self.r, lora_alpha, self.use_rslora)
+            check_scaling(1, lora_alpha, self.use_rslora)
         check_dropout(self.lora_dropout)
         check_initialisation(self.init_lora_weights)
         if self.bias not in ("none", "all", "lora_only"):

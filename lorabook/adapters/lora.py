@@ -1,6 +1,7 @@
 """LoRA: a frozen linear layer plus a trainable low-rank update (Hu et al. 2021, arXiv:2106.09685)."""
 
 import math
+import sys
 
 import numpy as np
 
@@ -15,12 +16,10 @@ INITIALISATIONS = (True, "gaussian", False)
 
 def check_scaling(r, lora_alpha, use_rslora):
     """lora_alpha / r, or lora_alpha / sqrt(r) with rank-stabilised LoRA (Kalajdzievski 2023, arXiv:2312.03732)."""
-    try:
-        if isinstance(lora_alpha, bool) or not isinstance(lora_alpha, int | float) or not math.isfinite(lora_alpha):
-            raise InputError(f"lora_alpha must be a finite number; got {lora_alpha!r}")
-        return float(lora_alpha) / (math.sqrt(r) if use_rslora else r)
-    except OverflowError:
-        raise InputError(f"lora_alpha {lora_alpha:.9g} or r {r:.9g} is too large for a float") from None
+    number = isinstance(lora_alpha, int | float) and not isinstance(lora_alpha, bool)
+    if not number or not abs(lora_alpha) <= sys.float_info.max:
+        raise InputError(f"lora_alpha must be a finite number; got {lora_alpha!r}")
+    return float(lora_alpha) / (math.sqrt(r) if use_rslora else r)
 
 
 def check_dropout(lora_dropout):

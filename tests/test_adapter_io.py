@@ -1,0 +1,486 @@
+"""PEFT adapter folders: what is written comes back; what cannot be used is refused by name and changes nothing."""
+
+import json
+import math
+import os
+import shutil
+
+import numpy as np
+import pytest
+from checks import assert_close, same_bits, tiny_bert, tiny_ids
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lorabook import FormatError, InputError, LoRAConfig, adapter_io, inject, io
+from lorabook.adapter_io import load_adapter, read_adapter_config, save_adapter
+from lorabook.adapters import adapters
+from lorabook.optim import AdamW
+
+LABELS = ["bad", "good", "so so"]
+CONFIGS = {
+    "plain": {"r": 2, "lora_alpha": 8, "target_modules": ["query", "value"]},
+    "patterns": {
+        "r": 3,
+        "lora_alpha": 5,
+        "target_modules": ["query", "value", "output.dense"],
+        "rank_pattern": {r"layer\.1\..*\.query": 1, "query": 2, "output.dense": 4},
+        "alpha_pattern": {"value": 1.5},
+        "use_rslora": True,
+    },
+    "head": {"target_modules": ["key"], "r": 2, "modules_to_save": ["classifier"]},
+    "two modules to save": {"target_modules": ["key"], "r": 2, "modules_to_save": ["classifier", "pooler"]},
+    "every bias": {"target_modules": ["query"], "r": 2, "bias": "all", "modules_to_save": ["classifier"]},
+    "adapted biases": {"target_modules": ["query", "pooler.dense"], "r": 2, "bias": "lora_only"},
+    "regex": {"target_modules": r".*\.layer\.\d\.attention\.self\.(query|key)", "r": 2},
+    "all-linear": {"target_modules": "all-linear", "r": 3, "lora_alpha": 4, "lora_dropout": 0.25},
+    "all-linear and head": {"target_modules": "all-linear", "r": 3, "modules_to_save": ["classifier"]},
+    "gaussian": {"target_modules": ["query"], "r": 2, "init_lora_weights": "gaussian"},
+}
+EVERY_CONFIG = pytest.mark.parametrize("options", CONFIGS.values(), ids=CONFIGS)
+
+
+def base():
+    return tiny_bert(np.random.default_rng(0), dtype="float32")
+
+
+def trained(options, folder):
+    """A model with an adapter that has been trained for two steps, and is saved in the folder."""
+    model, config = base(), LoRAConfig(**options)
+    inject(model, config, 3)
+    optimizer = AdamW(0.05)
+    for _ in range(2):
+        optimizer.step(model.trainable_params(), model.loss_and_grad(tiny_ids(), np.array([0, 2, 1, 2]))[1])
+    folder.mkdir(exist_ok=True)
+    save_adapter(folder, model, config, "tiny", "SEQ_CLS", LABELS)
+    return model, config
+
+
+@pytest.fixture(scope="session")
+def good(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adapter") / "good"
+    trained(CONFIGS["plain"], folder)
+    return folder
+
+
+@pytest.fixture
+def folder(good, tmp_path):
+    return shutil.copytree(good, tmp_path / "adapter")
+
+
+def options_of(folder):
+    return json.loads((folder / "adapter_config.json").read_text())
+
+
+def change(folder, **options):
+    (folder / "adapter_config.json").write_text(json.dumps(options_of(folder) | options))
+
+
+def change_tensors(folder, change):
+    path = folder / "adapter_model.safetensors"
+    arrays, _ = io.read_safetensors(path)
+    io.write_safetensors(path, change(dict(arrays)))
+
+
+def assert_refused(folder, *messages, kind=FormatError, model=None):
+    """load_adapter raises this, and leaves the model exactly as it was."""
+    model = model or base()
+    before = {n: (a, a.copy()) for n, a in model.named_params().items()}
+    trainable, layers = set(model.trainable_params()), dict(model.named_layers())
+    with pytest.raises(kind) as error:
+        load_adapter(folder, model)
+    assert not [m for m in messages if m not in str(error.value)], str(error.value)
+    assert "\n" not in str(error.value)
+    assert model.named_params().keys() == before.keys()
+    assert all(a is before[n][0] and same_bits(a, before[n][1]) for n, a in model.named_params().items())
+    assert set(model.trainable_params()) == trainable
+    assert all(layer is layers[path] for path, layer in model.named_layers())
+
+
+# ---- what is written comes back --------------------------------------------------------------------------------------
+
+
+@EVERY_CONFIG
+def test_round_trip(tmp_path, options):
+    model, config = trained(options, tmp_path / "a")
+    other = base()
+    read = load_adapter(tmp_path / "a", other)
+    sort = {"target_modules": None} | ({} if isinstance(config.target_modules, str) else {"target_modules": ()})
+    assert {**read.as_dict(), **sort} == {**config.as_dict(), **sort}
+    assert sorted(read.target_modules) == sorted(config.target_modules)
+    assert other.named_params().keys() == model.named_params().keys()
+    assert all(same_bits(a, model.named_params()[n]) for n, a in other.named_params().items())
+    assert same_bits(other.forward(tiny_ids())[0], model.forward(tiny_ids())[0])
+    assert not np.array_equal(other.forward(tiny_ids())[0], base().forward(tiny_ids())[0])
+    assert {p: (a.r, a.scaling) for p, a in adapters(other).items()} == {
+        p: (a.r, a.scaling) for p, a in adapters(model).items()
+    }
+    assert not other.trainable_params()
+
+
+@EVERY_CONFIG
+def test_same_content_same_bytes(tmp_path, options):
+    trained(options, tmp_path / "a")
+    trained(options, tmp_path / "b")
+    names = os.listdir(tmp_path / "a")
+    assert sorted(names) == ["adapter_config.json", "adapter_model.safetensors", "lorabook.json"]
+    assert all((tmp_path / "a" / n).read_bytes() == (tmp_path / "b" / n).read_bytes() for n in names)
+
+
+def test_order_of_target_modules_changes_no_byte(tmp_path):
+    for name, targets in (("a", ["value", "query"]), ("b", ["query", "value"])):
+        trained({"r": 2, "target_modules": targets}, tmp_path / name)
+    assert (tmp_path / "a" / "adapter_config.json").read_bytes() == (
+        tmp_path / "b" / "adapter_config.json"
+    ).read_bytes()
+
+
+def test_order_of_patterns_is_kept(tmp_path):
+    """Where patterns overlap, the first one counts; sorting them would change ranks."""
+    patterns = {"query": 3, r"layer\.1\..*\.query": 1}
+    for name, pattern in (("a", patterns), ("b", dict(reversed(patterns.items())))):
+        trained({"r": 2, "target_modules": ["query"], "rank_pattern": pattern}, tmp_path / name)
+        model = base()
+        read = load_adapter(tmp_path / name, model)
+        assert list(read.rank_pattern.items()) == list(pattern.items())
+        ranks = [adapter.r for adapter in adapters(model).values()]
+        assert ranks == ([3, 3] if name == "a" else [3, 1])
+
+
+LAYER = "base_model.model.bert.encoder.layer.0.attention.self.query"
+
+
+@pytest.mark.parametrize(
+    ("name", "tensors"),
+    [
+        ("plain", {f"{LAYER}.lora_A.weight": (2, 6), f"{LAYER}.lora_B.weight": (6, 2)}),
+        ("patterns", {f"{LAYER}.lora_A.weight": (2, 6), f"{LAYER.replace('0', '1')}.lora_A.weight": (1, 6)}),
+        ("head", {"base_model.model.classifier.weight": (3, 6), "base_model.model.classifier.bias": (3,)}),
+        ("two modules to save", {"base_model.model.bert.pooler.dense.weight": (6, 6)}),
+        ("every bias", {f"{LAYER}.base_layer.bias": (6,), f"{LAYER.replace('query', 'key')}.bias": (6,)}),
+        ("adapted biases", {"base_model.model.bert.pooler.dense.base_layer.bias": (6,)}),
+    ],
+)
+def test_names_are_those_of_peft(tmp_path, name, tensors):
+    trained(CONFIGS[name], tmp_path / "a")
+    arrays, metadata = io.read_safetensors(tmp_path / "a" / "adapter_model.safetensors")
+    assert metadata == {"format": "pt"}
+    assert {n: arrays[n].shape for n in tensors} == tensors
+
+
+def test_config_states_what_peft_defaults_differently(good):
+    options = options_of(good)
+    expected = {"peft_type": "LORA", "task_type": "SEQ_CLS", "r": 2, "lora_alpha": 8, "use_rslora": False}
+    expected |= {"base_model_name_or_path": "tiny", "inference_mode": True, "use_dora": False, "fan_in_fan_out": False}
+    expected |= {"rank_pattern": {}, "alpha_pattern": {}, "modules_to_save": None, "bias": "none"}
+    assert expected.items() <= options.items()
+    assert list(options) == sorted(options)
+
+
+def test_options_that_are_absent_have_pefts_defaults(folder):
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "target_modules": ["query"]}))
+    config = read_adapter_config(folder)
+    assert (config.r, config.lora_alpha, config.use_rslora, config.bias) == (8, 8, False, "none")
+
+
+def test_what_peft_writes_beside_is_information(folder):
+    extra = {"peft_version": "0.21.0", "auto_mapping": {"a": 1}, "revision": "main", "megatron_core": "megatron.core"}
+    off = {"use_dora": False, "exclude_modules": None, "loftq_config": {}, "layers_pattern": [], "eva_config": None}
+    change(folder, **extra, **off, inference_mode=False, qalora_group_size=16, runtime_config={"x": 1})
+    model = base()
+    assert load_adapter(folder, model).r == 2
+    assert len(adapters(model)) == 4
+
+
+def test_a_module_to_save_that_the_model_lacks_is_passed_over(tmp_path):
+    """For SEQ_CLS PEFT lists both names that a head may have."""
+    model, _ = trained(CONFIGS["head"], tmp_path / "a")
+    change(tmp_path / "a", modules_to_save=["classifier", "score"])
+    other = base()
+    assert load_adapter(tmp_path / "a", other).modules_to_save == ("classifier",)
+    assert same_bits(other.forward(tiny_ids())[0], model.forward(tiny_ids())[0])
+
+
+def test_copies_that_peft_makes_of_a_saved_module(tmp_path):
+    model, _ = trained(CONFIGS["every bias"], tmp_path / "a")
+    copies = {
+        "base_model.model.classifier.original_module.bias": np.zeros(3, "f4"),
+        "base_model.model.classifier.modules_to_save.bias": np.zeros(3, "f4"),
+    }
+    change_tensors(tmp_path / "a", lambda arrays: arrays | copies)
+    other = base()
+    load_adapter(tmp_path / "a", other)
+    assert same_bits(other.forward(tiny_ids())[0], model.forward(tiny_ids())[0])
+
+
+def test_float64_model_takes_a_float32_adapter(folder):
+    model, other = base(), base().to(np, "float64")
+    load_adapter(folder, model)
+    (folder / "lorabook.json").unlink()  # the sha256 is that of the float32 weights
+    load_adapter(folder, other)
+    assert {a.dtype for a in other.named_params().values()} == {np.dtype("f8")}
+    assert_close(other.forward(tiny_ids())[0], model.forward(tiny_ids())[0], 1e-5)
+
+
+def test_without_lorabook_json_any_fitting_base_is_taken(folder):
+    (folder / "lorabook.json").unlink()
+    other = tiny_bert(np.random.default_rng(1), dtype="float32")
+    load_adapter(folder, other)
+    assert len(adapters(other)) == 4
+    assert adapter_io.labels_of(folder) is None
+    adapter_io.check_labels(folder, ["anything"])
+
+
+# ---- refusals: the option or tensor is named, the model is untouched -------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["LOHA", "IA3", "lora", "", None, 3, ["LORA"]])
+def test_another_kind_of_adapter(folder, kind):
+    change(folder, peft_type=kind)
+    assert_refused(folder, f"peft_type is {kind!r}; only 'LORA'", "adapter_config.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("use_dora", True),
+        ("lora_bias", True),
+        ("fan_in_fan_out", True),
+        ("layers_to_transform", [0]),
+        ("layers_to_transform", 1),
+        ("layers_pattern", "layer"),
+        ("exclude_modules", ["key"]),
+        ("target_parameters", ["experts.weight"]),
+        ("trainable_token_indices", [1, 2]),
+        ("use_qalora", True),
+        ("alora_invocation_tokens", [5]),
+        ("layer_replication", [[0, 2]]),
+        ("megatron_config", {"a": 1}),
+        ("loftq_config", {"loftq_bits": 4}),
+        ("eva_config", {"rho": 2}),
+        ("ensure_weight_tying", True),
+        ("an_option_of_the_future", "on"),
+        ("an_option_of_the_future", 1),
+    ],
+)
+def test_an_option_that_is_on_but_not_implemented(folder, name, value):
+    change(folder, **{name: value})
+    assert_refused(folder, f"option {name}={value!r} is not implemented")
+
+
+@pytest.mark.parametrize("init", ["pissa", "pissa_niter_4", "olora", "eva", "corda", "loftq", "lora_ga", "orthogonal"])
+def test_an_initialisation_that_changes_the_base(folder, init):
+    change(folder, init_lora_weights=init)
+    assert_refused(folder, f"init_lora_weights={init!r}", "convert it to plain LoRA")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"r": 0}, "r must be a positive integer; got 0"),
+        ({"r": "2"}, "r must be a positive integer; got '2'"),
+        ({"r": True}, "r must be a positive integer; got True"),
+        ({"r": 2.0}, "r must be a positive integer; got 2.0"),
+        ({"lora_alpha": "8"}, "lora_alpha must be a finite number; got '8'"),
+        ({"lora_alpha": math.inf}, "lora_alpha must be a finite number; got inf"),
+        ({"lora_alpha": 10**400}, "lora_alpha must be a finite number"),
+        ({"lora_dropout": 1}, "lora_dropout must be a number p with 0 <= p < 1; got 1"),
+        ({"lora_dropout": "0.1"}, "lora_dropout"),
+        ({"use_rslora": "yes"}, "use_rslora must be true or false; got 'yes'"),
+        ({"use_rslora": 1}, "use_rslora must be true or false; got 1"),
+        ({"bias": "some"}, "bias must be none, all or lora_only; got 'some'"),
+        ({"rank_pattern": [["query", 2]]}, "rank_pattern must be a dictionary"),
+        ({"rank_pattern": {"query": 0}}, "r must be a positive integer; got 0"),
+        ({"rank_pattern": {"(query": 2}}, "'(query' is not a regular expression"),
+        ({"rank_pattern": {"(?i)query": 2}}, "'(?i)query' is not a regular expression"),
+        ({"rank_pattern": {"keys": 2}}, "rank_pattern key 'keys' matches no linear layer"),
+        ({"alpha_pattern": 3}, "alpha_pattern must be a dictionary"),
+        ({"alpha_pattern": {"query": None}}, "lora_alpha must be a finite number; got None"),
+        ({"target_modules": None}, "target_modules is missing"),
+        ({"target_modules": 3}, "target_modules must be"),
+        ({"target_modules": []}, "target_modules=() matches no linear layer"),
+        ({"target_modules": ["query", 3]}, "target_modules must be"),
+        ({"target_modules": ["querry"]}, "target module 'querry' matches no linear layer; closest: query"),
+        ({"target_modules": "query"}, "target_modules='query' matches no linear layer"),
+        ({"target_modules": "("}, "'(' is not a regular expression"),
+        ({"target_modules": "a{99999999999}"}, "is not a regular expression"),
+        ({"modules_to_save": "classifier"}, "modules_to_save must be a list of names; got 'classifier'"),
+        ({"modules_to_save": 5}, "modules_to_save must be a list of names; got 5"),
+        ({"modules_to_save": [5]}, "modules_to_save must be a list of names; got [5]"),
+        ({"init_lora_weights": []}, "init_lora_weights=[]"),
+        ({"r": 10**400}, "has shape (2, 6), expected"),
+    ],
+    ids=lambda v: str(v)[:40],
+)
+def test_bad_values(folder, options, message):
+    change(folder, **options)
+    assert_refused(folder, message, kind=InputError)
+
+
+def test_missing_tensors_are_named(folder):
+    change_tensors(folder, lambda arrays: {n: a for n, a in arrays.items() if n != f"{LAYER}.lora_B.weight"})
+    assert_refused(folder, f"missing {LAYER}.lora_B.weight", "adapter_model.safetensors does not fit the model")
+
+
+def test_extra_tensors_are_named(folder):
+    change_tensors(folder, lambda arrays: arrays | {f"{LAYER}.lora_magnitude_vector": np.ones(6, "f4")})
+    assert_refused(folder, f"unexpected {LAYER}.lora_magnitude_vector")
+
+
+def test_misshapen_tensors_are_named(folder):
+    change_tensors(folder, lambda arrays: arrays | {f"{LAYER}.lora_A.weight": np.ones((6, 2), "f4")})
+    assert_refused(folder, f"{LAYER}.lora_A.weight has shape (6, 2), expected (2, 6)")
+
+
+def test_of_many_wrong_tensors_five_are_named(folder):
+    change_tensors(folder, lambda arrays: {"a": np.ones(1, "f4")})
+    assert_refused(folder, "missing base_model.model.bert", "(and 4 more)")
+
+
+def test_a_rank_that_is_not_in_the_file(folder):
+    change(folder, r=3)
+    assert_refused(folder, "has shape (2, 6), expected (3, 6)")
+
+
+def test_a_rank_that_no_layer_can_have(folder):
+    change(folder, r=7, target_modules=["0.attention.self.query"])
+    shapes = {f"{LAYER}.lora_A.weight": (7, 6), f"{LAYER}.lora_B.weight": (6, 7)}
+    change_tensors(folder, lambda _: {name: np.ones(shape, "f4") for name, shape in shapes.items()})
+    assert_refused(folder, "layer.0.attention.self.query", "6", kind=InputError)
+
+
+@pytest.mark.parametrize("name", ["classifier.bias", "bert.embeddings.word_embeddings.weight"])
+def test_other_base_weights(folder, name):
+    model = base()
+    model.named_params()[name][0] += 1
+    assert_refused(folder, "trained on other base weights", "sha256", model=model)
+
+
+def test_what_was_trained_is_no_base_weight(tmp_path):
+    """A saved head belongs to the adapter: a model whose head started elsewhere takes it."""
+    model, _ = trained(CONFIGS["head"], tmp_path / "a")
+    other = base()
+    other.named_params()["classifier.weight"][...] = 7
+    load_adapter(tmp_path / "a", other)
+    assert same_bits(other.forward(tiny_ids())[0], model.forward(tiny_ids())[0])
+
+
+@pytest.mark.parametrize("promised", [None, 3, "", "0" * 64, ["x"]])
+def test_a_promised_sha256_that_is_none(folder, promised):
+    (folder / "lorabook.json").write_text(json.dumps({"base_sha256": promised}))
+    assert_refused(folder, "trained on other base weights")
+
+
+@pytest.mark.parametrize("labels", [["bad", "good"], ["good", "bad", "so so"], []])
+def test_other_labels(folder, labels):
+    with pytest.raises(InputError, match=r"trained on the labels \['bad', 'good', 'so so'\]; the data has"):
+        adapter_io.check_labels(folder, labels)
+    adapter_io.check_labels(folder, LABELS)
+    assert adapter_io.labels_of(folder) == LABELS
+
+
+@pytest.mark.parametrize("labels", [3, "bad", [1, 2], {"bad": 0}, [None]])
+def test_labels_that_are_none(folder, labels):
+    (folder / "lorabook.json").write_text(json.dumps({"labels": labels}))
+    with pytest.raises(FormatError, match="labels must be a list of names"):
+        adapter_io.labels_of(folder)
+
+
+def test_a_model_that_has_adapters_already(folder):
+    model = base()
+    load_adapter(folder, model)
+    assert_refused(folder, kind=InputError, model=model)
+
+
+def test_a_pickle_is_not_opened(folder):
+    (folder / "adapter_model.safetensors").unlink()
+    (folder / "adapter_model.bin").write_bytes(b"cos\nsystem\n(S'touch opened'\ntR.")
+    assert_refused(folder, "adapter_model.bin is a pickle", "safe_serialization=True", kind=InputError)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_missing_file(folder, name):
+    (folder / name).unlink()
+    assert_refused(folder, name, "No such file", kind=InputError)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "lorabook.json"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", '"a"', '{"a": 1', '{"a":' * 9999, "\xff", "{} {}"])
+def test_malformed_json(folder, name, text):
+    (folder / name).write_bytes(text.encode("latin-1"))
+    assert_refused(folder, name)
+
+
+def test_every_truncation_of_the_tensors(folder):
+    path = folder / "adapter_model.safetensors"
+    data, model = path.read_bytes(), base()
+    for length in range(0, len(data), 37):
+        path.write_bytes(data[:length])
+        assert_refused(folder, "adapter_model.safetensors", model=model)
+
+
+# ---- anything at all -------------------------------------------------------------------------------------------------
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.just(10**400),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=6,
+)
+MODEL = base()
+
+
+def assert_only_refused(folder):
+    with pytest.raises(InputError):
+        load_adapter(folder, MODEL)
+    assert not adapters(MODEL)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200))
+def test_arbitrary_bytes_as_tensors(good, data):
+    copy = _copy(good)
+    (copy / "adapter_model.safetensors").write_bytes(data)
+    assert_only_refused(copy)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=60) | VALUES.map(lambda v: json.dumps(v).encode()))
+def test_arbitrary_bytes_and_json_as_config(good, data):
+    copy = _copy(good)
+    (copy / "adapter_config.json").write_bytes(data)
+    assert_only_refused(copy)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # some expressions mean something else in a future Python
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from([*adapter_io.OWN, "peft_type", "use_dora", "exclude_modules"]), VALUES)
+def test_an_option_of_arbitrary_value(good, name, value):
+    copy = _copy(good)
+    options = options_of(good) | {name: value}
+    (copy / "adapter_config.json").write_text(json.dumps(options))
+    try:
+        config = read_adapter_config(copy)
+    except InputError as error:
+        assert "adapter_config.json" in str(error)
+    else:
+        assert LoRAConfig(**config.as_dict()) == config
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(st.sampled_from(["base_sha256", "labels", "x"]), VALUES, max_size=3))
+def test_arbitrary_values_beside(good, content):
+    copy = _copy(good)
+    (copy / "lorabook.json").write_text(json.dumps({"base_sha256": "0"} | content))
+    assert_only_refused(copy)
+    try:
+        labels = adapter_io.labels_of(copy)
+    except FormatError:
+        assert "labels" in content
+    else:
+        assert labels is None or all(isinstance(label, str) for label in labels)
+
+
+def _copy(good):
+    """One scratch folder, refilled."""
+    copy = good.parent / "scratch"
+    shutil.copytree(good, copy, dirs_exist_ok=True)
+    return copy
