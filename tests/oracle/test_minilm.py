@@ -1,0 +1,259 @@
+"""The real all-MiniLM-L6-v2 against transformers and PEFT, live: values, gradients, optimizer steps, folders."""
+
+import copy
+
+import numpy as np
+import pytest
+
+from lorabook import InputError, LoRAConfig, cli, hub, inject
+from lorabook.adapter_io import load_adapter, save_adapter
+from lorabook.models.bert import BertForSentenceEmbedding, BertForSequenceClassification
+from lorabook.optim import AdamW
+from lorabook.text import TextBatches, load_tokenizer
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:transformers")  # PEFT calls what is deprecated there
+
+TEXTS = [
+    "A gripping, beautifully shot thriller that never lets go.",
+    "Dull.",
+    "The plot makes no sense whatsoever, and the two leads seem to have met on the set an hour before.",
+    "I laughed; I cried; I bought the soundtrack!",
+    "It is neither as clever as it thinks it is nor as bad as everybody says: a decent evening, no more than that.",
+    "zzyzx qwfp",
+]
+LABELS = np.array([1, 0, 0, 1, 1, 0])
+CONFIGS = {
+    "query, value": {"r": 8, "lora_alpha": 16, "target_modules": ["query", "value"]},
+    "all-linear": {
+        "r": 4,
+        "lora_alpha": 6,
+        "target_modules": "all-linear",
+        "use_rslora": True,
+        "rank_pattern": {"intermediate.dense": 2, r"layer\.5\.output\.dense": 7},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def transformers(torch):
+    module = pytest.importorskip(
+        "transformers", reason="live comparison needs transformers: pip install -e '.[oracle]'"
+    )
+    module.logging.set_verbosity_error()
+    return module
+
+
+@pytest.fixture(scope="module")
+def peft(torch):
+    return pytest.importorskip("peft", reason="live comparison needs peft: pip install -e '.[oracle]'")
+
+
+@pytest.fixture(scope="module")
+def folder():
+    try:
+        return hub.locate("minilm", progress=False)
+    except InputError as error:
+        pytest.skip(f"all-MiniLM-L6-v2 is not here: {error}")
+
+
+@pytest.fixture(scope="module")
+def ids(folder):
+    batches = TextBatches(list(zip(TEXTS, LABELS, strict=True)), load_tokenizer(folder), len(TEXTS))
+    ids, _ = batches.rows(np.arange(len(TEXTS)))
+    assert (ids == 0).any() and ids.shape[1] > 20
+    return ids
+
+
+@pytest.fixture(scope="module")
+def their_base(torch, transformers, folder):
+    """transformers' model with the classifier that ours draws; torch copies it for each test."""
+    model = transformers.BertForSequenceClassification.from_pretrained(folder, num_labels=2).eval()
+    params = plain(folder).named_params()
+    with torch.no_grad():
+        for name in ("weight", "bias"):
+            getattr(model.classifier, name).copy_(torch.tensor(params[f"classifier.{name}"]))
+    return model
+
+
+def plain(folder):
+    return BertForSequenceClassification.from_pretrained(folder, labels=2, rng=5)
+
+
+def adapted(folder, config, rng):
+    """Our model with LoRA whose B is not zero, so that no gradient vanishes."""
+    model = plain(folder)
+    inject(model, config, rng)
+    for name, array in model.trainable_params().items():
+        if name.endswith("lora_B"):
+            array[...] = 0.05 * rng.standard_normal(array.shape)
+    return model
+
+
+def opened(peft, their_base, path):
+    """PEFT's model from a folder, ready to train, without dropout."""
+    return peft.PeftModel.from_pretrained(copy.deepcopy(their_base), str(path), is_trainable=True).eval()
+
+
+def their_logits(torch, model, ids):
+    tensor = torch.tensor(ids)
+    return model(input_ids=tensor, attention_mask=(tensor != 0).long()).logits
+
+
+def by_our_names(model):
+    """{our name: parameter that trains} of a PEFT model."""
+    names = {}
+    for name, tensor in model.named_parameters():
+        if tensor.requires_grad:
+            for old in ("base_model.model.", ".default.weight" if ".lora_" in name else ".default", ".modules_to_save"):
+                name = name.replace(old, "")
+            names[name] = tensor
+    return names
+
+
+def furthest(got, want):
+    return np.abs(got - want.detach().numpy()).max()
+
+
+def test_tokens_are_those_of_transformers(transformers, folder, ids):
+    theirs = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), pad_token="[PAD]")
+    theirs.backend_tokenizer.no_truncation()
+    np.testing.assert_array_equal(ids, theirs(TEXTS, padding=True, return_tensors="np")["input_ids"])
+
+
+def test_sentence_embeddings(torch, their_base, folder, ids):
+    tensor = torch.tensor(ids)
+    mask = (tensor != 0).long()
+    h = their_base.bert(input_ids=tensor, attention_mask=mask).last_hidden_state
+    want = (h * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
+    got, _ = BertForSentenceEmbedding.from_pretrained(folder).forward(ids)
+    assert got.dtype == np.float32
+    assert furthest(got, want) < 1e-5
+
+
+def test_names_are_those_of_transformers(their_base, folder):
+    theirs = {n: tuple(t.shape) for n, t in their_base.state_dict().items() if not n.endswith("_ids")}
+    assert {n: a.shape for n, a in plain(folder).named_params().items()} == theirs
+
+
+def test_logits(torch, their_base, folder, ids):
+    got, _ = plain(folder).forward(ids)
+    assert got.dtype == np.float32
+    assert furthest(got, their_logits(torch, their_base, ids)) < 1e-5
+
+
+@pytest.mark.parametrize("options", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_loss_and_every_gradient(torch, peft, their_base, folder, ids, rng, tmp_path, options, dtype):
+    config = LoRAConfig(modules_to_save=["classifier"], **options)
+    model = adapted(folder, config, rng)
+    save_adapter(tmp_path, model, config, "minilm", "SEQ_CLS", ["negative", "positive"])
+    theirs = opened(peft, their_base, tmp_path).to(getattr(torch, dtype))
+    model.to(np, dtype)
+    exact = dtype == "float64"
+    logits = their_logits(torch, theirs, ids)
+    assert furthest(model.forward(ids)[0], logits) < (1e-10 if exact else 1e-5)
+    want = torch.nn.functional.cross_entropy(logits, torch.tensor(LABELS))
+    want.backward()
+    loss, grads = model.loss_and_grad(ids, LABELS)
+    assert abs(loss - want.item()) < (1e-10 if exact else 1e-6)
+    tensors = by_our_names(theirs)
+    assert grads.keys() == tensors.keys()
+    for name, grad in grads.items():
+        assert grad.dtype == dtype
+        largest = tensors[name].grad.abs().max().item()
+        assert largest > 0
+        assert furthest(grad, tensors[name].grad) < (1e-10 if exact else 1e-4) * largest, name
+
+
+def test_gradients_of_full_fine_tuning(torch, their_base, folder, ids):
+    theirs, model = copy.deepcopy(their_base).double(), plain(folder).to(np, "float64")
+    torch.nn.functional.cross_entropy(their_logits(torch, theirs, ids), torch.tensor(LABELS)).backward()
+    _, grads = model.loss_and_grad(ids, LABELS)
+    tensors = dict(theirs.named_parameters())
+    assert grads.keys() == tensors.keys()
+    everywhere = max(tensor.grad.abs().max().item() for tensor in tensors.values())
+    for name, grad in grads.items():
+        largest = tensors[name].grad.abs().max().item()
+        scale = everywhere if name.endswith("key.bias") else largest  # which has gradient 0
+        assert furthest(grad, tensors[name].grad) < 1e-10 * scale, name
+
+
+def test_ten_adamw_steps_stay_together(torch, peft, their_base, folder, ids, rng, tmp_path):
+    few = [0, 1, 5]
+    ids, labels = ids[few][:, (ids[few] != 0).any(0)], LABELS[few]
+    config = LoRAConfig(modules_to_save=["classifier"], **CONFIGS["query, value"])
+    model = adapted(folder, config, rng)
+    save_adapter(tmp_path, model, config, "minilm", "SEQ_CLS")
+    theirs = opened(peft, their_base, tmp_path).double()
+    params, tensors = model.to(np, "float64").trainable_params(), by_our_names(theirs)
+    optimizer, reference = AdamW(1e-3), torch.optim.AdamW(tensors.values(), 1e-3, weight_decay=0.0)
+    losses = []
+    for _ in range(10):
+        reference.zero_grad()
+        want = torch.nn.functional.cross_entropy(their_logits(torch, theirs, ids), torch.tensor(labels))
+        want.backward()
+        reference.step()
+        loss, grads = model.loss_and_grad(ids, labels)
+        optimizer.step(params, grads)
+        losses.append(loss)
+        assert abs(loss - want.item()) < 1e-9
+    assert losses[-1] < losses[0]
+    for name, tensor in tensors.items():
+        assert furthest(params[name], tensor) < 1e-8 * np.abs(params[name]).max(), name
+
+
+@pytest.mark.parametrize("bias", ["none", "all", "lora_only"])
+def test_peft_opens_what_we_save(torch, peft, their_base, folder, ids, rng, tmp_path, bias):
+    config = LoRAConfig(bias=bias, modules_to_save=["classifier"], **CONFIGS["query, value"])
+    model = adapted(folder, config, rng)
+    for name, array in model.trainable_params().items():
+        if name.endswith("bias"):
+            array += 0.1 * rng.standard_normal(array.shape).astype("f4")
+    save_adapter(tmp_path, model, config, "minilm", "SEQ_CLS")
+    got, _ = model.forward(ids)
+    assert furthest(got, their_logits(torch, opened(peft, their_base, tmp_path), ids)) < 1e-5
+    assert furthest(plain(folder).forward(ids)[0], torch.tensor(got)) > 1e-2
+
+
+@pytest.mark.parametrize("bias", ["none", "all", "lora_only"])
+@pytest.mark.parametrize("options", CONFIGS.values(), ids=CONFIGS)
+def test_we_open_what_peft_saves(torch, peft, their_base, folder, ids, tmp_path, bias, options):
+    torch.manual_seed(0)
+    config = peft.LoraConfig(task_type="SEQ_CLS", bias=bias, init_lora_weights=False, **options)
+    theirs = peft.get_peft_model(copy.deepcopy(their_base), config).eval()
+    with torch.no_grad():
+        for tensor in theirs.parameters():
+            if tensor.requires_grad:
+                tensor.mul_(0.5).add_(0.01 * torch.randn_like(tensor))
+    theirs.save_pretrained(str(tmp_path))
+    model = plain(folder)
+    read = load_adapter(tmp_path, model)
+    assert read.bias == bias
+    want = their_logits(torch, theirs, ids)
+    assert furthest(model.forward(ids)[0], want) < 1e-5
+    assert furthest(plain(folder).forward(ids)[0], want) > 1e-2
+
+
+@pytest.mark.parametrize("bias", ["none", "all"])
+def test_merged_folder_opens_in_transformers(
+    torch, transformers, peft, their_base, folder, ids, rng, tmp_path, capsys, bias
+):
+    config = LoRAConfig(bias=bias, modules_to_save=["classifier"], **CONFIGS["all-linear"])
+    model = adapted(folder, config, rng)
+    (tmp_path / "adapter").mkdir()
+    save_adapter(tmp_path / "adapter", model, config, "minilm", "SEQ_CLS", ["negative", "positive"])
+    argv = ["merge", str(folder), "--adapter", str(tmp_path / "adapter"), "--out", str(tmp_path / "merged")]
+    assert cli.main(argv) == 0
+    assert "merged" in capsys.readouterr().out
+    merged = transformers.BertForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
+    assert merged.config.id2label == {0: "negative", 1: "positive"}
+    got = their_logits(torch, merged, ids)
+    assert (
+        furthest(got.detach().numpy(), their_logits(torch, opened(peft, their_base, tmp_path / "adapter"), ids)) < 1e-5
+    )
+    theirs = opened(peft, their_base, tmp_path / "adapter").merge_and_unload()
+    assert furthest(got.detach().numpy(), their_logits(torch, theirs, ids)) < 1e-5
+    weights, wanted = merged.state_dict(), theirs.state_dict()
+    assert weights.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        assert furthest(weights[name].numpy(), tensor) < 1e-6, name
