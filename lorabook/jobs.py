@@ -74,10 +74,22 @@ def make_job(model, data, batch_size=32, seed=0, max_length=128):
     longest = base.children["bert"].config["max_position_embeddings"]
     if not 1 < max_length <= longest:
         raise InputError(f"max_length must be from 2 to {longest}, the positions of {model}; got {max_length}")
+    _check_labels(model, base.children["bert"].config, task.names)
     tokenizer, pad = load_tokenizer(folder, max_length), base.children["bert"].pad_token_id
+    if (words := tokenizer.get_vocab_size()) > (rows := base.children["bert"].config["vocab_size"]):
+        raise InputError(f"the tokenizer of {model} knows {words} tokens, the model only {rows}: they do not fit")
     batches = TextBatches(task.train, tokenizer, batch_size, seed, pad)
     test = TextBatches(task.test, tokenizer, min(64, len(task.test)), seed, pad)
     return Job(base, batches, [rows[1:] for rows in test.in_order()], task.names, "SEQ_CLS", ("classifier",))
+
+
+def _check_labels(model, config, names):
+    """Raise InputError if the folder holds a classifier with named labels that are not those of the data, in order."""
+    saved = config.get("id2label")
+    saved = list(saved.values()) if isinstance(saved, dict) else []
+    named = any(not str(name).startswith("LABEL_") for name in saved)
+    if config.get("architectures") == ["BertForSequenceClassification"] and named and saved != names:
+        raise InputError(f"{model} was trained on the labels {saved}; the data has {names}")
 
 
 def evaluate(model, test):

@@ -28,7 +28,10 @@ class TextTask:
         """
         for i, text in enumerate(texts):
             if not isinstance(text, str) or not text.strip():
-                raise InputError(f"{name}: text number {i + 1} is empty; drop that row")
+                raise InputError(f"{name}: text number {i + 1} is empty or no text; drop that row")
+        for i, label in enumerate(labels):
+            if not isinstance(label, str | int | float) or not str(label).strip():
+                raise InputError(f"{name}: label number {i + 1} must be a name or a number; got {label!r}")
         names = sorted(set(map(str, labels)))
         if len(names) < 2:
             raise InputError(f"{name}: expected two different labels or more; all {len(labels)} are {names}")
@@ -48,9 +51,14 @@ def movie_reviews(path, seed=0, train=8000):
     path: folder with movieReviewSnippets_GroundTruth.txt: id, mean of ten ratings in -4 .. 4, text; tabs, UTF-8.
     A rating of exactly 0 has no sign: those snippets are left out.
     """
-    lines = (Path(path) / "movieReviewSnippets_GroundTruth.txt").read_text(encoding="utf-8").split("\n")
-    rows = [line.split("\t", 2) for line in lines if line.strip()]
-    rows = [(text.strip(), float(rating)) for _, rating, text in rows if float(rating) != 0 and text.strip()]
+    path = Path(path) / "movieReviewSnippets_GroundTruth.txt"
+    try:
+        rows = [line.split("\t", 2) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+        rows = [(text.strip(), float(rating)) for _, rating, text in rows if float(rating) != 0 and text.strip()]
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise FormatError(f"{path} does not hold lines of id, rating and text: {error}") from None
     labels = ["positive" if rating > 0 else "negative" for _, rating in rows]
     return TextTask.split("movie-reviews", [text for text, _ in rows], labels, seed, train)
 
@@ -61,11 +69,11 @@ def text_file(path, seed=0):
     if path.suffix not in (".csv", ".tsv", ".jsonl"):
         raise InputError(f"{path}: expected a .csv, .tsv or .jsonl file with `text` and `label`")
     try:
-        with open(path, encoding="utf-8", newline="") as file:
+        with open(path, encoding="utf-8-sig", newline="") as file:  # spreadsheets begin their files with a mark
             if path.suffix == ".jsonl":
                 rows = [json.loads(line) for line in file if line.strip()]
             else:
-                rows = list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
+                rows = list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}: {error}") from None
     except (ValueError, csv.Error, RecursionError) as error:
@@ -107,6 +115,8 @@ class TextBatches:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or not 1 <= batch_size <= len(rows):
             raise InputError(f"batch_size must be an integer from 1 to the {len(rows)} texts; got {batch_size!r}")
         self.ids = [np.array(e.ids, np.int64) for e in tokenizer.encode_batch([text for text, _ in rows])]
+        if empty := [text for (text, _), ids in zip(rows, self.ids, strict=True) if not len(ids)]:
+            raise InputError(f"the tokenizer finds no token in {empty[0]!r}; drop that row")
         self.labels = np.array([label for _, label in rows], np.int64)
         self.batch_size, self.seed, self.pad_token_id, self.pool = batch_size, seed, pad_token_id, pool
         self._epoch, self._batches = None, None
