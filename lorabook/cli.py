@@ -4,7 +4,9 @@ import argparse
 import importlib
 import json
 import os
+import shlex
 import sys
+import textwrap
 
 from . import __version__
 from .errors import InputError, NonFiniteError
@@ -20,6 +22,23 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
+def seed(text):
+    """A seed: an integer from 0 on."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected an integer from 0 on; got {text!r}")
+    return int(text)
+
+
+SHARED = {
+    "seed": {"type": seed, "default": 0, "help": "seed of everything random (default: %(default)s)"},
+    "backend": {
+        "choices": ("numpy", "cupy", "auto"),
+        "default": os.environ.get("LORABOOK_BACKEND", "numpy"),
+        "help": "array library; cupy needs a GPU (default: LORABOOK_BACKEND, else numpy)",
+    },
+}
+
+
 def parser():
     """The parser of all commands; `commands` says what a command's module holds."""
     main = Parser(prog="lorabook", description="LoRA derived by hand: rank against error, training, figures, chapters.")
@@ -30,18 +49,13 @@ def parser():
         command = commands.add_parser(
             name,
             help=module.HELP,
-            description=module.HELP,
+            description=textwrap.fill(module.HELP, 78),
             epilog=f"example:\n  {module.EXAMPLE}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(command)
-        command.add_argument("--seed", type=int, default=0, help="seed of everything random (default: %(default)s)")
-        command.add_argument(
-            "--backend",
-            choices=("numpy", "cupy", "auto"),
-            default=os.environ.get("LORABOOK_BACKEND", "numpy"),
-            help="array library; cupy needs a GPU (default: LORABOOK_BACKEND, else numpy)",
-        )
+        for option in module.SHARED:
+            command.add_argument(f"--{option}", **SHARED[option])
         command.add_argument("--json", action="store_true", help="print one JSON object instead of text")
         command.set_defaults(run=module.run)
     return main
@@ -49,17 +63,29 @@ def parser():
 
 def main(argv=None):
     """Run one command; returns the exit code: 0 done, 1 the run failed, 2 the input cannot be used, 130 interrupted."""
-    args = parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    args = parser().parse_args(argv or ["--help"])
+    args.command_line = shlex.join(["lorabook", *_computation(argv)])
     try:
         result, text = args.run(args)
+        print(json.dumps(result) if args.json else text, flush=True)
     except InputError as error:
         return _fail(args, error, 2)
     except (NonFiniteError, OSError, RuntimeError) as error:
         return _fail(args, error, 1)
     except KeyboardInterrupt:
-        return _fail(args, "interrupted", 130)
-    print(json.dumps(result) if args.json else text)
+        return _fail(args, "interrupted" + getattr(args, "after_interrupt", ""), 130)
     return 0
+
+
+def _computation(argv):
+    """The arguments that decide what is computed: without those for where it goes and how it is shown."""
+    words = iter(argv)
+    for word in words:
+        if word == "--out":
+            next(words, None)
+        elif word not in ("--resume", "--json") and not word.startswith("--out="):
+            yield word
 
 
 def _fail(args, error, code):

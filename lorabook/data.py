@@ -102,29 +102,31 @@ def csv_task(path, seed=0, test_share=1 / 3):
     from sklearn.model_selection import train_test_split
 
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            header, *lines = [line for line in csv.reader(file) if line] or [[]]
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            numbered = [(reader.line_num, [cell.strip() for cell in line]) for line in reader if line] or [(1, [])]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"cannot read {path} as CSV: {error}") from None
+    (_, header), *lines = numbered
     if header.count("label") != 1 or len(header) < 2 or not lines:
-        raise InputError(
-            f"{path}: expected a header with one column `label`, others with numbers, and rows; got {header}"
-        )
+        expected = "a header with one column `label`, others with numbers, and rows, separated by commas"
+        raise InputError(f"{path}: expected {expected}; got the header {', '.join(header)[:60]!r}")
     at = header.index("label")
     x = np.empty((len(lines), len(header) - 1), np.float32)
-    for i, line in enumerate(lines):
+    for row, (number, line) in zip(x, lines, strict=True):
         if len(line) != len(header):
-            raise InputError(f"{path}, row {i + 2}: expected {len(header)} cells, as in the header; got {len(line)}")
+            raise InputError(f"{path}, row {number}: expected {len(header)} cells, as in the header; got {len(line)}")
         try:
-            x[i] = [float(cell) for cell in line[:at] + line[at + 1 :]]
+            with np.errstate(over="ignore"):  # too large for float32: Inf, which is reported
+                row[:] = [float(cell) for cell in line[:at] + line[at + 1 :]]
         except ValueError as error:
-            raise InputError(f"{path}, row {i + 2}: expected numbers but for the label; {error}") from None
-    if not (finite := np.isfinite(x).all(axis=1)).all():
-        raise InputError(f"{path}, row {int(finite.argmin()) + 2}: NaN or Inf; drop that row or fill it in")
-    names, y, counts = np.unique([line[at] for line in lines], return_inverse=True, return_counts=True)
-    if len(names) < 2 or counts.min() < 2:
+            raise InputError(f"{path}, row {number}: expected numbers but for the label; {error}") from None
+        if not np.isfinite(row).all():
+            raise InputError(f"{path}, row {number}: NaN or Inf; drop that row or fill it in")
+    names, y, counts = np.unique([line[at] for _, line in lines], return_inverse=True, return_counts=True)
+    if len(names) < 2 or counts.min() < 2 or int(test_share * len(x)) < len(names):
         found = ", ".join(f"{n}: {c}" for n, c in zip(names[:8], counts, strict=False))
-        raise InputError(f"{path}: expected two labels or more, each on two rows or more; got {found}")
+        raise InputError(f"{path}: expected two labels or more and at least three rows of each; got {found}")
     x_train, x_test, y_train, y_test = train_test_split(x, y, test_size=test_share, random_state=seed, stratify=y)
     mean, scale = x_train.mean(axis=0), x_train.std(axis=0)
     scale[scale == 0] = 1

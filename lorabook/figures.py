@@ -34,11 +34,16 @@ def setting_for(data="digits-rotated", seed=0, **options):
     if data.endswith(".csv"):
         task = csv_task(data, seed)
         base = MLP((task.x_train.shape[1], *HIDDEN, task.classes), rng=np.random.default_rng(seed))
+        options["batch_size"] = min(64, len(task.x_train))
         return Setting(base, task, **options), f"MLP {_sizes(base)} on {Path(data).name}, from random weights"
     task = digits(data, seed)
     base = pretrained_mlp(digits(seed=seed), HIDDEN, seed=seed)
-    title = f"MLP {_sizes(base)}, handwritten digits {SHIFTS[data][0]}, after pretraining on upright ones"
-    return Setting(base, task, **options), title
+    return Setting(base, task, **options), digits_title(data, _sizes(base))
+
+
+def digits_title(data="digits-rotated", sizes="64-128-128-10"):
+    """What the sweep on shifted digits shows, in words."""
+    return f"MLP {sizes}, pretrained on upright handwritten digits; now {SHIFTS[data][0]}"
 
 
 def _sizes(model):
@@ -60,7 +65,7 @@ def _planted_bound(jobs, progress):
 
 
 def _plot_rank_vs_error(rows):
-    return plotting.rank_vs_error(rows, "MLP 64-128-128-10, handwritten digits turned by 90 degrees")
+    return plotting.rank_vs_error(rows, digits_title())
 
 
 FIGURES = {

@@ -45,7 +45,7 @@ def svd(W):
 
 
 def truncated_svd(W, r):
-    """U (d_out, r), s (r,), Vt (r, d_in): the closest rank-r matrix, in both norms (Eckart and Young 1936)."""
+    """U (d_out, r), s (r,), Vt (r, d_in): the closest rank-r matrix (Eckart and Young 1936)."""
     r = check_rank(r, *W.shape)
     U, s, Vt = svd(W)
     return U[:, :r], s[:r], Vt[:r, :]
@@ -58,7 +58,8 @@ def truncated_svd(W, r):
 class Truncation:
     """Best approximations of every rank from one SVD, with the exact error of each.
 
-    The factors are nested: those of rank r are the first r columns of B (d_out, n) and the first r rows of A (n, d_in).
+    The factors are nested: those of rank r are the first r columns of B (d_out, n) and the first r rows of A (n, d_in);
+    beyond n they stay as they are.
     errors[r] is the error at rank r, in the norm that the truncation minimises.
     """
 
@@ -151,12 +152,12 @@ def range_finder(W, size, power_iterations=0, rng=None):
 
     (Halko, Martinsson and Tropp 2011, arXiv:0909.4061.) Y = (W W^T)^q W Omega with a Gaussian
     Omega (d_in, size). A QR between the products keeps the small directions from drowning in rounding error.
-    rng: numpy Generator (default: seed 0).
+    rng: numpy Generator or seed (default 0).
     """
     check_matrix(W)
     check_rank(size, *W.shape, where="the range finder, size = r + oversampling")
     qr = array_namespace(W).linalg.qr
-    rng = np.random.default_rng(0) if rng is None else rng
+    rng = np.random.default_rng(0 if rng is None else rng)
     Q, _ = qr(W @ asarray_like(rng.standard_normal((W.shape[1], size)), W), mode="reduced")
     for _ in range(power_iterations):
         Q, _ = qr(W.T @ Q, mode="reduced")  # (d_in, size)

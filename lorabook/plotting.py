@@ -73,7 +73,9 @@ def rank_vs_error(rows, title=None):
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.2))
     ranked = [row for row in rows if row["r"] is not None]
     ranks, seeds = {row["r"] for row in ranked}, {row["seed"] for row in ranked}
-    rows = [row | {"test_error": 100 * (1 - row["test_accuracy"])} for row in rows]
+    wrong = [100 * (1 - row["test_accuracy"]) for row in rows]
+    least = min((w for w in wrong if w > 1e-9), default=1.0) / 2  # where a logarithmic axis shows "no mistakes"
+    rows = [row | {"test_error": max(w, least)} for row, w in zip(rows, wrong, strict=True)]
     for method in ("svd", "activation_svd", "lora"):
         own = [row for row in rows if row["method"] == method]
         for axes, value in ((left, "weight_error"), (right, "test_error")):
@@ -99,7 +101,8 @@ def rank_vs_error(rows, title=None):
     full, low, high = median_by([row for row in rows if row["method"] == "full"], (), "test_error")[()]
     right.axhline(full, color="black", linewidth=1.2, linestyle="--")
     right.axhspan(low, high, color="black", alpha=0.08, linewidth=0)
-    _name(right, f"full fine-tuning: {full:.1f} %", (first, full), (0, -4), "black", va="top")
+    perfect = full <= least
+    _name(right, f"full fine-tuning: {0 if perfect else full:.1f} %", (first, full), (0, -4), "black", va="top")
     steep = sorted(ranks)[len(ranks) // 3]
     _name(right, LABELS["lora"], at("lora", "test_error", max(ranks)), (0, 9), PALETTE["lora"], ha="right")
     _name(right, LABELS["svd"], at("svd", "test_error", steep), (6, 8), PALETTE["svd"])
@@ -111,15 +114,15 @@ def rank_vs_error(rows, title=None):
         PALETTE["activation_svd"],
         ha="right",
     )
-    right.set_ylim(bottom=full / 2)
-    _log_axis(right, (1, 2, 5, 10, 20, 50, 100))
+    right.set_ylim(bottom=min(full, least * 2) / 2)
+    _log_axis(right, (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100))
     _percent(right)
     right.set_ylabel("wrong on held-out rows")
     right.set_title("How many mistakes?")
     for axes in (left, right):
         _rank_axis(axes, ranks)
-    note = f"line: median of {len(seeds)} seeds, band: lowest to highest"
-    figure.suptitle(f"{title}  ({note})" if title else note, x=0.01, ha="left", fontsize=9.5, color="#444444")
+    note = f"line: median of {len(seeds)} seeds, band: lowest to highest" if len(seeds) > 1 else "one seed"
+    figure.suptitle(f"{title}\n{note}" if title else note, x=0.01, ha="left", fontsize=9.5, color="#444444")
     return figure
 
 

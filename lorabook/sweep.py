@@ -22,6 +22,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from .adapters import LoRAConfig, adapters, inject
+from .adapters.lora import check_scaling
 from .adapters.memory import count
 from .backend import asarray_like, data_like, get_xp, to_numpy
 from .data import Batches, Task
@@ -46,6 +47,25 @@ class Setting:
     lora_alpha: float = 16
     backend: str = "numpy"
 
+    def __post_init__(self):
+        """Check the options under their own names, before any work."""
+        if self.epochs < 1 or self.batch_size < 1:
+            raise InputError(f"epochs and batch_size must be at least 1; got {self.epochs} and {self.batch_size}")
+        check_scaling(1, self.lora_alpha, use_rslora=False)
+
+    def check(self, ranks, seeds):
+        """Raise InputError unless there are seeds, and ranks that the matrices can have."""
+        if not ranks or any(isinstance(r, bool) or not isinstance(r, int) or r < 1 for r in ranks):
+            raise InputError(f"ranks must be positive integers; got {ranks}")
+        if max(ranks) > (largest := max(min(shape) for shape in self.shapes.values())):
+            raise InputError(f"rank {max(ranks)} is larger than the largest possible one, {largest}, of {self.shapes}")
+        if not seeds:
+            raise InputError("at least one seed is needed; got none")
+
+    def fresh_model(self):
+        """A copy of the base on the backend."""
+        return copy.deepcopy(self.base).to(get_xp(self.backend))
+
     @property
     def shapes(self):
         """{path: (d_out, d_in)} of the matrices that are adapted."""
@@ -61,17 +81,10 @@ def rank_sweep(setting, ranks, seeds, jobs=1, progress=False):
     """Rows {method, r, seed, params, weight_error, test_loss, test_accuracy, seconds}, sorted by method, r, seed.
 
     weight_error: ||update - Delta W||_F / ||Delta W||_F over all matrices together. seconds: of one training, or of the
-    one SVD a matrix that serves every rank. jobs: processes; each computes with one BLAS thread, so that no number but
-    the seconds depends on how many there are.
+    SVDs, one per matrix, that serve every rank. jobs: processes; each computes with one BLAS thread, so that no number
+    but the seconds depends on how many there are.
     """
-    if not ranks or any(isinstance(r, bool) or not isinstance(r, int) or r < 1 for r in ranks):
-        raise InputError(f"ranks must be positive integers; got {ranks}")
-    if max(ranks) > (largest := max(min(shape) for shape in setting.shapes.values())):
-        raise InputError(
-            f"rank {max(ranks)} is larger than the largest possible one, {largest}, of the matrices {setting.shapes}"
-        )
-    if not seeds:
-        raise InputError("at least one seed is needed; got none")
+    setting.check(ranks, seeds)
     run = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
     with tqdm(total=len(seeds) * (1 + len(ranks)), delay=2, disable=None if progress else True, unit="run") as bar:
         rows, updates = [], {}
@@ -100,7 +113,8 @@ def learning_rate_sweep(setting, ranks, rates, seeds, jobs=1, progress=False):
 
 def _rate_row(setting, r, lr, seed):
     setting = replace(setting, task=setting.task.validation(), lr_full=lr, lr_lora=lr)
-    row = _full_and_truncations(setting, (), seed)[2][0] if r is None else _lora(setting, r, seed, None)
+    with threadpool_limits(1):
+        row = _full(setting, seed)[0] if r is None else _lora(setting, r, seed, None)
     return {"lr": lr} | {k: v for k, v in row.items() if k != "weight_error"}
 
 
@@ -145,17 +159,21 @@ def _host_update(model, base):
     }
 
 
+def _full(setting, seed):
+    """(row, model) of one full fine-tuning."""
+    model = setting.fresh_model()
+    model.set_trainable(f"{path}.weight" for path in setting.shapes)
+    start = time.perf_counter()
+    _fit(setting, model, setting.lr_full, seed)
+    seconds = time.perf_counter() - start
+    return _row(setting, "full", None, seed, count(model.trainable_params()), 0.0, model, seconds), model
+
+
 def _full_and_truncations(setting, ranks, seed):
     """(seed, {path: Delta W}, rows) of one full fine-tuning and of its truncations to every rank."""
     with threadpool_limits(1):
-        model = copy.deepcopy(setting.base).to(get_xp(setting.backend))
-        model.set_trainable(f"{path}.weight" for path in setting.shapes)
-        start = time.perf_counter()
-        _fit(setting, model, setting.lr_full, seed)
-        seconds = time.perf_counter() - start
-        rows = [_row(setting, "full", None, seed, count(model.trainable_params()), 0.0, model, seconds)]
-        update = _host_update(model, setting.base)
-
+        row, model = _full(setting, seed)
+        rows, update = [row], _host_update(model, setting.base)
         inputs = model.inputs_of(data_like(setting.task.x_train, next(iter(model.named_params().values()))))
         factors = {path: activation_factor([to_numpy(x).astype("f8")]) for path, x in inputs.items()}
         for method in ("svd", "activation_svd"):
@@ -167,7 +185,7 @@ def _full_and_truncations(setting, ranks, seed):
             seconds = time.perf_counter() - start
             for r in ranks:
                 truncated = {path: truncations[path].weight(k) for path, k in setting.ranks(r).items()}
-                model = copy.deepcopy(setting.base).to(get_xp(setting.backend))
+                model = setting.fresh_model()
                 for path, delta in truncated.items():
                     weight = model.named_params()[f"{path}.weight"]
                     weight += asarray_like(delta, weight)
@@ -179,7 +197,7 @@ def _full_and_truncations(setting, ranks, seed):
 def _lora(setting, r, seed, update):
     """The row of one LoRA training, compared with the update of full fine-tuning on the same batches."""
     with threadpool_limits(1):
-        model = copy.deepcopy(setting.base).to(get_xp(setting.backend))
+        model = setting.fresh_model()
         config = LoRAConfig(r=r, lora_alpha=setting.lora_alpha, rank_pattern=setting.ranks(r))
         inject(model, config, np.random.default_rng(seed))
         start = time.perf_counter()

@@ -64,6 +64,8 @@ def train(
         run |= {"frozen_weights": fingerprint(frozen), "data": batches.fingerprint()}
         if resume and Path(checkpoint).exists():
             history = _restore(checkpoint, run, params, optimizer)
+            if progress:
+                print(f"continuing at step {len(history)} of {total}", file=sys.stderr)
         elif not resume and Path(checkpoint).exists():
             raise InputError(
                 f"{checkpoint} exists already; pass --resume to continue that run, or choose another folder"
@@ -103,8 +105,8 @@ def _first_non_finite(model, x):
     found, layers = [], dict(model.named_layers())
 
     def watch(path, forward):
-        def watched(x, rng=None):
-            y, cache = forward(x, rng)
+        def watched(*args, **context):
+            y, cache = forward(*args, **context)
             xp = array_namespace(y)
             if not xp.all(xp.isfinite(y)):
                 found.append(path)
@@ -136,12 +138,22 @@ def _save(path, run, params, optimizer, history):
     write_checkpoint(path, _arrays(params, optimizer) | {"history": np.array(history)}, state)
 
 
+def _flat(options):
+    """{"a": 1, "b": {"c": 2}} -> {"a": 1, "b.c": 2}, one level deep: so that a difference can be named."""
+    flat = {}
+    for name, value in options.items():
+        flat |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) and value else {name: value}
+    return flat
+
+
 def _restore(path, run, params, optimizer):
     """Copy a checkpoint into params and optimizer; returns its history. All is checked before anything is changed."""
     arrays, state = read_checkpoint(path)
-    for key in sorted(run.keys() | state["run"].keys()):
-        if (came := state["run"].get(key)) != (expected := run.get(key)):
-            raise FormatError(f"{path} is of another run: its {key} is {came!r}, here it is {expected!r}")
+    saved, run = _flat(state["run"]), _flat(run)
+    for key in sorted(run.keys() | saved.keys()):
+        if (came := saved.get(key)) != (expected := run.get(key)):
+            hint = "; a schedule cannot be lengthened afterwards" if key == "steps" else ""
+            raise FormatError(f"{path} is of another run: its {key} is {came!r}, here it is {expected!r}{hint}")
     optimizer.prepare(params)
     own = _arrays(params, optimizer)
     shapes = {name: tuple(a.shape) for name, a in arrays.items() if name != "history"}

@@ -101,3 +101,18 @@ def test_table_lines_up():
 def test_median_of_odd_and_even_groups():
     rows = [{"k": 1, "v": 3.0}, {"k": 1, "v": 1.0}, {"k": 1, "v": 2.0}, {"k": 2, "v": 1.0}, {"k": 2, "v": 2.0}]
     assert median_by(rows, ("k",), "v") == {(1,): (2.0, 1.0, 3.0), (2,): (1.5, 1.0, 2.0)}
+
+
+@pytest.mark.parametrize("perfect", [True, False])
+def test_titles_fit_and_a_perfect_score_is_drawn(perfect):
+    rows = read_csv(FOLDER / "data" / "rank_vs_error.csv")
+    if perfect:
+        rows = [row | {"test_accuracy": 1.0} for row in rows]
+    title = max((figures.digits_title(name) for name in figures.SHIFTS), key=len)
+    figure = plotting.rank_vs_error(rows, title)
+    figure.canvas.draw()
+    for text in (figure._suptitle, *(axes.title for axes in figure.axes)):
+        box = text.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
+    low, high = figure.axes[1].get_ylim()
+    assert 0 < low < high

@@ -55,10 +55,9 @@ def initial_factors(init_lora_weights, r, d_out, d_in, rng):
 def merging_is_cheaper(N, d_in, d_out):
     """Whether x (W + s B A)^T costs fewer FLOPs than x W^T + s (x A^T) B^T.
 
-    What each adds to the product with W: 2 r d_in d_out against 2 N r (d_in + d_out).
-
-    The rank cancels: N > d_in d_out / (d_in + d_out) (Cherniuk et al. 2023, RunLoRA, arXiv:2312.03415). The backward
-    pass has the same threshold if W + s B A is kept from the forward pass.
+    Beside the product with W they cost 2 r d_in d_out and 2 N r (d_in + d_out), so the rank cancels (Cherniuk et al.
+    2023, RunLoRA, arXiv:2312.03415). The backward pass costs the same in both orders, provided that W + s B A is kept
+    from the forward pass; so this threshold holds for the whole step.
     """
     return N * (d_in + d_out) > d_in * d_out
 
@@ -68,7 +67,8 @@ class LoRALinear(Layer):
 
     lora_A (r, d_in), lora_B (d_out, r). M is the inverted-dropout mask, entries 0 or 1 / (1 - p); it acts on the LoRA
     branch only, and only in training (`rng` given). Without dropout M = 1 and y = x (W + s B A)^T: the same sum,
-    another contraction order. `order` is "factored", "merged", or "auto": the cheaper one for the shapes at hand.
+    another contraction order. `order` is "factored", "merged", or "auto": the cheaper one for the shapes at hand. The
+    merged order keeps W + s B A, an array of the size of W, until the backward pass.
 
     Backward, with z = x~ A^T and dL = <dout, dy>:
 
@@ -175,7 +175,7 @@ class LoRALinear(Layer):
             grads["lora_B"] = s * (dout.T @ z)  # (d_out, r)
         if "bias" in self.trainable:
             grads["bias"] = array_namespace(dout).sum(dout, axis=0)
-        if "weight" in self.trainable:
+        if "weight" in self.trainable:  # only if someone unfreezes W: the product that LoRA saves
             grads["weight"] = dout.T @ x
         if not need_dx:
             return None, grads

@@ -1,1 +1,2 @@
-"""One command a file: HELP, EXAMPLE, add_arguments(parser), run(args) -> (JSON-able dict, text for people)."""
+"""One command a file: HELP, EXAMPLE, SHARED (options of `cli.SHARED` that it heeds), add_arguments(parser), and
+`run(args)`, which returns a JSON-able dict and the text for people."""

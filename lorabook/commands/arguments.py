@@ -1,5 +1,7 @@
 """Arguments that several commands share."""
 
+import argparse
+
 
 def add_model_and_data(parser):
     """MODEL, DATA and --max-length, as `jobs.make_job` takes them."""
@@ -8,3 +10,14 @@ def add_model_and_data(parser):
     )
     parser.add_argument("data", metavar="DATA", help="digits-rotated etc.; movie-reviews; a .csv, .tsv or .jsonl file")
     parser.add_argument("--max-length", type=int, default=128, metavar="T", help="tokens a text (default: %(default)s)")
+
+
+def add_jobs(parser):
+    """--jobs: a positive number of processes, or -1."""
+    parser.add_argument("--jobs", type=_jobs, default=-1, metavar="N", help="processes; -1: one per core (default)")
+
+
+def _jobs(text):
+    if text != "-1" and not (text.isdecimal() and 1 <= int(text) <= 1024):
+        raise argparse.ArgumentTypeError(f"expected a number of processes from 1 to 1024, or -1; got {text!r}")
+    return int(text)

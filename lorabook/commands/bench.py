@@ -2,6 +2,7 @@
 
 HELP = "time and peak memory of a training step, beside PEFT's in the same run if asked"
 EXAMPLE = "lorabook bench step --model minilm --batch-size 16 --seq-len 128 --r 8 --vs peft"
+SHARED = ()
 
 
 def add_arguments(parser):

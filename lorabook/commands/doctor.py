@@ -2,13 +2,15 @@
 
 import os
 import platform
+import textwrap
 
 from .. import hub
-from ..backend import cuda_driver_version, cupy_wheel, gpu_problem
+from ..backend import cuda_driver_version, cupy_wheel, get_xp, gpu_problem
 from ..environment import blas, version
 
 HELP = "versions, BLAS, threads, GPU, which cupy wheel to install, what is cached"
 EXAMPLE = "lorabook doctor --json"
+SHARED = ("backend",)
 PACKAGES = ("lorabook", "numpy", "scipy", "matplotlib", "scikit-learn", "joblib", "safetensors", "threadpoolctl")
 OPTIONAL = ("cupy-cuda12x", "cupy-cuda13x", "torch", "transformers", "peft")
 
@@ -41,7 +43,9 @@ def run(args):
         f"BLAS          {b['library']} {b['version']} of {b['owner']}, {b['threads']} threads, {b['architecture']}"
         for b in result["blas"]
     ]
-    lines += [f"GPU           {'no: ' if problem else ''}{result['gpu']}"]
+    gpu = f"{'no: ' if problem else ''}{result['gpu']}"
+    lines += [textwrap.fill(f"GPU           {gpu}", 79, subsequent_indent=" " * 14)]
+    lines += [f"backend       {get_xp(args.backend).__name__}"]
     lines += [f"cache         {result['cache']}"]
     lines += [f"{name:<13} {state or 'not fetched'}" for name, state in result["cached"].items()]
     return result, "\n".join(lines)

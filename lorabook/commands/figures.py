@@ -2,15 +2,18 @@
 
 from pathlib import Path
 
+from .arguments import add_jobs
+
 HELP = "rebuild the figures of README and chapters from scratch (all, or those named)"
 EXAMPLE = "lorabook figures rank_vs_error"
+SHARED = ()
 
 
 def add_arguments(parser):
     """Options of the command."""
     parser.add_argument("names", nargs="*", metavar="NAME", help="figures to rebuild (default: all)")
     parser.add_argument("--out", default="figures", help="folder (default: %(default)s)")
-    parser.add_argument("--jobs", type=int, default=-1, help="processes; -1: one a core (default)")
+    add_jobs(parser)
     parser.add_argument("--redraw", action="store_true", help="draw from the CSV files that are there; compute nothing")
 
 
@@ -22,7 +25,7 @@ def run(args):
 
     names = args.names or list(figures.FIGURES)
     if unknown := [name for name in names if name not in figures.FIGURES]:
-        raise InputError(f"unknown figure {unknown[0]!r}; expected some of {', '.join(figures.FIGURES)}")
+        raise InputError(f"unknown figure {unknown[0]!r}; expected one of {', '.join(figures.FIGURES)}")
     prepare_folder(Path(args.out) / "data")
     make = figures.redraw if args.redraw else lambda name, out: figures.rebuild(name, out, args.jobs, progress=True)
     paths = [str(make(name, args.out)) for name in names]

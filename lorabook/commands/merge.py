@@ -5,6 +5,7 @@ from ..io import prepare_folder
 
 HELP = "write a plain Hugging Face checkpoint with the adapter merged into the weights"
 EXAMPLE = "lorabook merge minilm --adapter runs/reviews --out runs/merged"
+SHARED = ()
 
 
 def add_arguments(parser):

@@ -2,11 +2,14 @@
 
 HELP = "rebuild executed chapters from notebooks/src (all, or those named)"
 EXAMPLE = "lorabook notebooks 01 06"
+SHARED = ()
 
 
 def add_arguments(parser):
     """Options of the command."""
-    parser.add_argument("names", nargs="*", metavar="NN", help="chapters, by number or name (default: all)")
+    parser.add_argument(
+        "names", nargs="*", metavar="NN", help="chapters and their solutions, by number or name (default: all)"
+    )
 
 
 def run(args):

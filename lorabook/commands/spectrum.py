@@ -19,8 +19,9 @@ from ..low_rank import (
 )
 from ..tables import format_table, write_csv
 
-HELP = "singular values of a model's matrices; plain and activation-aware truncation error at every rank"
+HELP = "how compressible a model's matrices are: singular values, truncation errors at every rank (with --out)"
 EXAMPLE = "lorabook spectrum mlp-digits --layer fc2 --out runs/spectrum"
+SHARED = ("seed",)
 
 
 def add_arguments(parser):
@@ -61,16 +62,18 @@ def run(args):
                 "rank_90": energy_rank(s, 0.9),
                 "rank_99": energy_rank(s, 0.99),
                 "break_even_rank": break_even_rank(*W.shape),
+                "half": curves[name][min(W.shape) // 2],
             }
         )
-    text, files = _table(summaries), []
+    notes = ["r 90 %, 99 %: smallest rank that keeps this share of the squared norm."]
+    if any("output_error" in row["half"] for row in summaries):
+        notes.append("plain, aware: error in the outputs at half rank, of plain and of\nactivation-aware truncation.")
+    text, files = "\n".join([_table(summaries), "", *notes]), []
     if out:
         from .. import plotting
 
         shown = max(curves, key=lambda name: len(curves[name]))
-        write_csv(
-            out / "spectrum.csv", [row for rows in curves.values() for row in rows], f"lorabook spectrum {args.model}"
-        )
+        write_csv(out / "spectrum.csv", [row for rows in curves.values() for row in rows], args.command_line)
         plotting.save(plotting.spectrum(curves[shown], shown), out / "spectrum.svg")
         files = [str(out / "spectrum.csv"), str(out / "spectrum.svg")]
         text += f"\n\nwrote {files[0]}\n      {files[1]} ({shown})"
@@ -80,6 +83,8 @@ def run(args):
 def _curves(name, W, X):
     """Rows {layer, r, singular_value, weight_error, ...} for r = 0 .. n, errors relative to rank 0; and s."""
     s = svd(W)[1]
+    if s[0] == 0:
+        raise InputError(f"{name} is zero everywhere: it has no spectrum")
     columns = {"singular_value": [None, *s.tolist()], "weight_error": rank_errors(s) / rank_errors(s)[0]}
     if X is not None:
         R = activation_factor([X.astype("f8")])
@@ -97,11 +102,16 @@ def _table(summaries):
     columns = {
         "matrix": lambda row: row["layer"],
         "shape": lambda row: "{} x {}".format(*row["shape"]),
-        "stable rank": lambda row: f"{row['stable_rank']:.1f}",
-        "r for 90 % energy": lambda row: str(row["rank_90"]),
-        "r for 99 %": lambda row: str(row["rank_99"]),
-        "break-even r": lambda row: f"{row['break_even_rank']:.1f}",
+        "stable r": lambda row: f"{row['stable_rank']:.1f}",
+        "r 90 %": lambda row: str(row["rank_90"]),
+        "99 %": lambda row: str(row["rank_99"]),
+        "break-even": lambda row: f"{row['break_even_rank']:.1f}",
     }
+    if all("output_error" in row["half"] for row in summaries):
+        columns |= {
+            "plain": lambda row: f"{100 * row['half']['output_error']:.1f} %",
+            "aware": lambda row: f"{100 * row['half']['activation_output_error']:.1f} %",
+        }
     return format_table(summaries, columns)
 
 
@@ -126,13 +136,18 @@ def _load(model, seed):
         return weights, {f"{path}.weight": x for path, x in mlp.inputs_of(task.x_train).items()}
     path = Path(model)
     if path.is_dir():
-        path = path / "model.safetensors"
+        found = sorted(p.name for p in path.glob("*.safetensors"))
+        if "model.safetensors" not in found and len(found) != 1:
+            raise InputError(f"{path} must hold model.safetensors, or one .safetensors file; found {found or 'none'}")
+        path = path / ("model.safetensors" if "model.safetensors" in found else found[0])
     if not path.is_file():
         raise InputError(
             f"{path} is no file; expected mlp-digits, a .safetensors file, a folder with one, or a .npy file"
         )
     if path.suffix == ".npy":
         return {path.stem: load_npy(path)}, {}
+    if path.suffix != ".safetensors":
+        raise InputError(f"{path}: expected a .safetensors or a .npy file")
     tensors, _ = read_safetensors(path)
     matrices = {n: W for n, W in tensors.items() if W.ndim == 2 and W.dtype.kind == "f"}
     if not matrices:
@@ -144,6 +159,8 @@ def _load(model, seed):
 
 def load_npy(path):
     """A floating-point array from a .npy file, mapped: a header that promises more than the file holds is refused."""
+    if Path(path).suffix != ".npy":
+        raise InputError(f"{path}: expected a .npy file, as numpy.save writes it")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, OverflowError) as error:

@@ -14,6 +14,7 @@ from .arguments import add_model_and_data
 
 HELP = "fine-tune a model with LoRA; the output folder opens in PEFT"
 EXAMPLE = "lorabook train minilm movie-reviews --r 8 --target-modules query value --epochs 2 --out runs/reviews"
+SHARED = ("seed", "backend")
 
 
 def add_arguments(parser):
@@ -64,8 +65,12 @@ def run(args):
     model = job.model.to(xp)
     inject(model, config)
     out = prepare_folder(args.out)
-    if not args.resume and (taken := [p.name for p in out.iterdir() if p.suffix == ".safetensors"]):
+    taken = sorted(p.name for p in out.iterdir() if p.suffix in (".safetensors", ".csv"))
+    if taken and not args.resume:
         raise InputError(f"{out} holds {taken[0]} already; pass --resume to continue that run, or another --out")
+    if taken and "checkpoint.safetensors" not in taken:
+        raise InputError(f"{out} holds {taken[0]} but no checkpoint to resume from; choose another --out")
+    args.after_interrupt = f"; the same command with --resume goes on at the last checkpoint in {out}"
 
     small = kind_of(args.model) == "mlp-digits"
     with threadpool_limits(1) if small else contextlib.nullcontext():  # as in `pretrain`: small matrices
@@ -87,7 +92,7 @@ def run(args):
         )
         after = evaluate(model, job.test)
     save_adapter(out, model, config, args.model, job.task_type, job.labels)
-    write_csv(out / "history.csv", history, f"lorabook train {args.model} {args.data}")
+    write_csv(out / "history.csv", history, args.command_line)
     memory = memory_table(model)
     result = {
         "test_loss": {"before": before[0], "after": after[0]},
@@ -98,10 +103,11 @@ def run(args):
         "out": str(out),
     }
     text = (
-        f"{_memory(memory)}\n\n"
         f"test loss      {before[0]:.4f} -> {after[0]:.4f} nats\n"
         f"test accuracy  {100 * before[1]:.1f} -> {100 * after[1]:.1f} %\n\n"
-        f"wrote {out}: adapter_model.safetensors, adapter_config.json, history.csv, checkpoint.safetensors"
+        f"Memory by arithmetic, without activations:\n{_memory(memory)}\n\n"
+        f"wrote {out}: adapter_model.safetensors, adapter_config.json,\n"
+        "      lorabook.json, history.csv, checkpoint.safetensors"
     )
     return result, text
 
