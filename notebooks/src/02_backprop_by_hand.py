@@ -19,6 +19,7 @@ from lorabook.layers import Activation, LayerNorm, Linear, Sequential, Softmax, 
 from lorabook.models import MLP
 from lorabook.tables import format_table
 
+plt.rcParams["figure.dpi"] = 110
 print(environment.summary())
 rng = np.random.default_rng(0)
 
@@ -350,8 +351,9 @@ for name, claimed in wrong.items():
     assert passes
 
 # %% [markdown]
-# **LoRA at its start.** `B = 0` there, so `dA = s B^T dout^T x` is 0 (chapter 03), and so is any multiple of it. This
-# layer returns `dA` times -7. The check at the usual initialisation finds nothing; with random `B` it does.
+# **LoRA at its start.** `B = 0` there, so `dA = s B^T dout^T x` is 0 (chapter 03), and so is every formula with a
+# factor `B` in it: it passes, whatever its other factors. This layer returns `dA` times -7. The check at the usual
+# initialisation does not notice; with random `B` it does.
 
 
 # %%
@@ -411,8 +413,8 @@ assert all(max(check_layer(layers[name], x, rng).values()) < 1e-11 for name in (
 # * In layer norm the mean and the variance depend on `x`; forgetting it is an error of the size of the gradient itself.
 # * Central differences are good to about 10 digits at best, at `h` near `eps^(1/3)`. The complex step is good to all of
 #   them, at any tiny `h`, as long as the function is smooth and uses no `abs`, `max` or conjugate.
-# * Check with a random `dout`, non-zero parameters and sizes that all differ, `dx` included. `dout = 1` and `B = 0`
-#   are empty checks. Then break the code once, to see that the check can fail.
+# * Check with a random `dout`, non-zero parameters and sizes that all differ, `dx` included. At `dout = 1` and at
+#   `B = 0` wrong formulas pass. Then break the code once, to see that the check can fail.
 # * Layers sum over the batch, only the loss divides; caches and gradients are returned, never stored.
 #
 # ## Exercises
@@ -429,7 +431,8 @@ if answer is None:
     print("not answered yet")
 else:
     points = np.linspace(-3, 3, 7)
-    assert relative_error(answer(points), complex_step(lambda u: np.log(1 + np.exp(u)).sum(), points)) < 1e-11
+    error = relative_error(answer(points), complex_step(lambda u: np.log(1 + np.exp(u)).sum(), points))
+    assert error < 1e-11, f"not the slope of softplus: relative error {error:.0e}"
     print("right")
 
 # %% [markdown]
@@ -452,7 +455,8 @@ else:
     x, v = rng.standard_normal((2, 4, 7))
     rstd = (m(x * x) + 1e-5) ** -0.5
     exact = complex_step(lambda u: np.sum(v * u * (m(u * u) + 1e-5) ** -0.5), x)
-    assert relative_error(answer(v, x * rstd, rstd), exact) < 1e-11
+    error = relative_error(answer(v, x * rstd, rstd), exact)
+    assert error < 1e-11, f"not dx: relative error {error:.0e}"
     print("right")
 
 # %% [markdown]
@@ -466,7 +470,7 @@ answer = None  # your turn: a number
 if answer is None:
     print("not answered yet")
 else:
-    assert 1 / 3 < answer / np.finfo(np.float32).eps ** (1 / 3) < 3
+    assert 1 / 3 < answer / np.finfo(np.float32).eps ** (1 / 3) < 3, "not within a factor of 3 of a good step"
     print("right")
 
 # %% [markdown]
@@ -482,7 +486,8 @@ if answer is None:
 else:
     x, dout, W = rng.standard_normal((4, 7)), rng.standard_normal((4, 7)), rng.standard_normal((7, 7))
     exact = complex_step(lambda u: np.sum(dout * (x @ u.T @ u.T)), W)
-    assert relative_error(answer(dout, x, x @ W.T, W), exact) < 1e-11
+    error = relative_error(answer(dout, x, x @ W.T, W), exact)
+    assert error < 1e-11, f"not dW: relative error {error:.0e}"
     print("right")
 
 # %% [markdown]

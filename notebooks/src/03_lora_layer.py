@@ -22,6 +22,7 @@ from lorabook.optim import SGD, AdamW
 from lorabook.tables import format_table
 
 threadpool_limits(1)  # steadier times: small products do not profit from more threads
+plt.rcParams["figure.dpi"] = 110
 print(environment.summary())
 rng = np.random.default_rng(0)
 
@@ -53,7 +54,8 @@ print(inspect.getsource(LoRALinear.backward))
 
 # %% [markdown]
 # Most of it is bookkeeping: the frozen parameters, the dropout mask `M`, and the two orders of multiplication that we
-# come to below. The check is that of chapter 02, with a random `B`, because at `B = 0` every `dA` would pass:
+# come to below. The check is that of chapter 02, with a random `B`: at `B = 0` every `dA` with a factor `B` in it is
+# zero and passes, whatever its other factors.
 
 # %%
 x, W, b = rng.standard_normal((11, 7)), rng.standard_normal((5, 7)), rng.standard_normal(5)
@@ -130,8 +132,9 @@ through_dW = milliseconds(lambda: ((dW := dout32.T @ x32) @ A32.T, B32.T @ dW))
 print(f"measured, dA and dB at r = 8: {thin_first:.2f} ms thin first, {through_dW:.2f} ms through dW")
 
 # %% [markdown]
-# (The times are those of one run on one machine.) The same holds for memory: `dW` would be an array of the size of `W`,
-# and its two Adam moments two more.
+# (The times are those of one run on one machine.) It saves memory, too: `dW` would be an array of the size of `W`, and
+# its two Adam moments two more. What the forward pass keeps is another matter, and depends on the order of
+# multiplication.
 #
 # ## Two orders of multiplication
 #
@@ -173,7 +176,7 @@ with plt.style.context(plotting.STYLE):
     axes.axvline(threshold, color="#666666", linewidth=1, linestyle="--")
     axes.text(threshold * 1.05, max(flops + times), "N* = 384", color="#666666", va="top")
     axes.annotate("FLOPs", (sizes[1], flops[1]), (6, 6), textcoords="offset points", color="#0072B2")
-    axes.annotate("time, measured", (sizes[3], times[3]), (4, 10), textcoords="offset points", color="#D55E00")
+    axes.annotate("time, measured", (sizes[2], times[2]), (6, 6), textcoords="offset points", color="#D55E00")
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, sizes)
     axes.set_xlabel("rows in the batch, N (sequences times tokens)")
@@ -182,6 +185,28 @@ with plt.style.context(plotting.STYLE):
     plt.show()
 
 # %% [markdown]
+# The merged order has a price in memory: `W + s B A` is kept from the forward pass until backward, one array of the
+# size of `W` per layer. The factored order keeps `z = x A^T` instead, which is small. Here is what eight layers keep,
+# apart from their parameters:
+
+# %%
+d, r, N = 1024, 8, 600
+kept = {}
+for order in ("factored", "merged", "auto"):
+    layers = [LoRALinear(Linear.random(d, d, rng), r=r, order=order) for _ in range(8)]
+    own = {id(array) for layer in layers for array in layer.params.values()}
+    y, arrays = rng.standard_normal((N, d)).astype("f4"), {}
+    for layer in layers:
+        y, cache = layer.forward(y)
+        arrays |= {id(array): array for array in cache if array is not None and id(array) not in own}
+    kept[order] = sum(array.nbytes for array in arrays.values())
+    print(f"order = {order:8}: {kept[order] / 1e6:.1f} MB kept for backward")
+assert kept["factored"] == 4 * 8 * N * (d + r)  # x and z of each layer
+assert kept["merged"] == kept["auto"] == 4 * 8 * (N * d + d * d)  # x and W + s B A: here N > N* = 512
+
+# %% [markdown]
+# So `order="auto"` looks at the FLOPs only. Where memory is short, ask for `order="factored"`.
+#
 # ## Why `B = 0`
 #
 # At the start the model should be the pretrained model: `s B A = 0`. And it should be able to learn. The two windows
@@ -327,7 +352,7 @@ for row, expected in zip(rows, ((-1, -1.5), (0, -0.5), (0, -0.5), (0.5, 0)), str
 # the rank. Under AdamW each of the `r` columns of `B` gives a push of the same size that lowers the loss, `r` pushes in
 # all, and it is `lora_alpha / r` that makes their sum independent of `r` (the reason the first author of LoRA gives).
 # But the outputs as a whole, where the pushes add up like random numbers, change about equally at all ranks with
-# `lora_alpha / sqrt(r)`. Both conventions have a case, and a first step is not a training run: chapter 07 trains.
+# `lora_alpha / sqrt(r)`. Both conventions have a case, and a first step is not a training run.
 #
 # What is certain is the practical trap. The default `lora_alpha` of a library was chosen with some rank in mind, and
 # who changes `r` alone changes the multiplier:
@@ -459,14 +484,15 @@ assert everything * 2 == 350e9 and round(trained * 2 / 2**20) == 36
 # %% [markdown]
 # 1,536 times fewer trained parameters, but only 4 times less memory: weights stay, gradients and the optimizer's two
 # arrays go. It is the same in the paper: 1.2 TB of training memory for GPT-3 became 350 GB, which is the size of its
-# frozen weights in float16, while the file per task became 10,000 times smaller, 35 MB. (Activations, which no table
-# here counts, are needed for `dx` and `dA` as before.)
+# frozen weights in float16, while the file per task became 10,000 times smaller, 35 MB. (What the forward
+# pass keeps comes on top: the inputs of each layer, as before, and in the merged order its `W + s B A`.)
 #
 # ## What to remember
 #
 # * `dB = s dout^T (x A^T)`, `dA = (s dout B)^T x`, `dx = dout W + (s dout B) A`. The first two are `s dW A^T` and
 #   `s B^T dW`, but `dW` is never formed: that product is the third of the work that LoRA saves.
-# * At any rank, `x (W + s B A)^T` costs less than `x W^T + s (x A^T) B^T` when N > `d_in d_out / (d_in + d_out)`.
+# * At any rank, `x (W + s B A)^T` costs less than `x W^T + s (x A^T) B^T` when N > `d_in d_out / (d_in + d_out)`,
+#   but keeps one array of the size of `W` per layer until backward.
 # * One factor must be zero (the model starts unchanged, to the bit), and not both (nothing would ever move).
 # * `lora_alpha` is only a multiplier. `lora_alpha / r` keeps AdamW's first loss drop independent of `r`,
 #   `lora_alpha / sqrt(r)` that of SGD. Change `r`, and look at `scaling`.
@@ -490,7 +516,8 @@ if answer is None:
 else:
     z, B, g, dout = (rng.standard_normal(shape) for shape in ((11, 2), (5, 2), (2,), (11, 5)))
     exact = complex_step(lambda g: np.sum(dout * (3.0 * (z * g) @ B.T)), g)
-    assert relative_error(answer(dout, z, B, 3.0), exact) < 1e-11
+    error = relative_error(answer(dout, z, B, 3.0), exact)
+    assert error < 1e-11, f"not dg: relative error {error:.0e}"
     print("right")
 
 # %% [markdown]
@@ -506,7 +533,7 @@ if answer is None:
 else:
     shapes = 30 * [(576, 576), (192, 576)]
     factors = [LoRALinear(Linear(np.broadcast_to(0.0, shape)), r=8).trainable_params() for shape in shapes]
-    assert answer == sum(array.size for pair in factors for array in pair.values())
+    assert answer == sum(array.size for pair in factors for array in pair.values()), "not the size of all factors"
     print("right")
 
 # %% [markdown]
@@ -522,9 +549,12 @@ if answer is None:
 else:
     lora_a, lora_b, x = rng.standard_normal((9, 3)), rng.standard_normal((3, 5)), rng.standard_normal((4, 9))
     lora_A, lora_B, lora_alpha = answer(lora_a, lora_b, 20.0)
+    assert lora_A.shape == (3, 9) and lora_B.shape == (5, 3), "expected lora_A (r, d_in) and lora_B (d_out, r)"
     layer = LoRALinear(Linear(np.zeros((5, 9))), r=3, lora_alpha=lora_alpha)
     layer.params["lora_A"], layer.params["lora_B"] = lora_A, lora_B
-    assert relative_error(layer.forward(x)[0], 20 * x @ lora_a @ lora_b) < 1e-13
+    ratio = np.linalg.norm(layer.forward(x)[0]) / np.linalg.norm(20 * x @ lora_a @ lora_b)
+    same = relative_error(layer.forward(x)[0], 20 * x @ lora_a @ lora_b) < 1e-13
+    assert same, f"not the same outputs; ours are {ratio:.2f} times as long"
     print("right")
 
 # %% [markdown]
@@ -546,7 +576,7 @@ else:
             _, grads = layer.backward(dout, layer.forward(x)[1])
             optimizer(lr).step(layer.trainable_params(), grads)
             updates.append(layer.delta_weight())
-        assert relative_error(*updates) < 1e-6
+        assert relative_error(*updates) < 1e-6, f"{optimizer.__name__}: with this factor the update is another one"
     print("right")
 
 # %% [markdown]

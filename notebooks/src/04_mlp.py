@@ -27,6 +27,7 @@ from lorabook.tables import format_table, median_by, read_csv
 from lorabook.train import train
 
 threadpool_limits(1)  # products this small do not profit from more threads
+plt.rcParams["figure.dpi"] = 110
 print(environment.summary())
 
 # %% [markdown]
@@ -149,7 +150,7 @@ assert full["train"] > 0.999 and lora["train"] > 0.999
 # %%
 colors = dict(zip(METHODS, ("black", "#D55E00", "#0072B2", "#009E73"), strict=True))
 with plt.style.context(plotting.STYLE):
-    figure, axes = plt.subplots(figsize=(7.2, 4))
+    figure, axes = plt.subplots(figsize=(6.6, 3.5))
     for (method, results), style in zip(runs.items(), ("--", "-", "-", "-"), strict=True):
         loss = np.array([[step["loss"] for step in history] for _, history in results])
         epochs = loss.reshape(5, 60, -1).mean(axis=2)  # mean over the steps of an epoch
@@ -228,7 +229,7 @@ assert by_rank[2][2] > by_rank[2][0] > last["high"] and params[2] < trained["las
 # %% [markdown]
 # Rank 1 is too little, rank 2 does better than the last layer with fewer parameters, and from rank 8 on more rank buys
 # nothing: the medians of ranks 8 to 64 lie within one percentage point, below full fine-tuning. At rank 64 LoRA even
-# trains more numbers than there are weights. So what it lacks is not rank; chapters 06 and 07 look further.
+# trains more numbers than there are weights. So what it lacks is not rank; chapter 06 looks further.
 #
 # What LoRA does *not* save in this experiment is time: one training takes as long as full fine-tuning, and longer at
 # high rank. The matrices are so small that the extra calls cost as much as the product saved.
@@ -381,8 +382,8 @@ assert "fc" in message and unharmed and finite
 #   below full fine-tuning.
 # * More rank helps up to about 8, then no longer: rank is not what holds it back here.
 # * Search the learning rate for each method. LoRA is more sensitive to it than full fine-tuning, at rank 1 most of all.
-# * What is stored per task is `4 r (d_in + d_out)` bytes a matrix in float32, plus a header; what is saved in training
-#   is gradients and optimizer state, not weights, and on a model this small no time.
+# * What is stored per task is `4 r (d_in + d_out)` bytes per matrix in float32, plus a header; what is saved in
+#   training is gradients and optimizer state, not weights, and on a model this small no time.
 #
 # ## Exercises
 #
@@ -399,7 +400,7 @@ if answer is None:
 else:
     model = copy.deepcopy(base)
     inject(model, LoRAConfig(r=2))
-    assert answer == count(model.trainable_params())
+    assert answer == count(model.trainable_params()), "not the size of all factors"
     print("right")
 
 # %% [markdown]
@@ -413,13 +414,14 @@ answer = None  # your turn: "fc1", "fc2" or "fc3"
 if answer is None:
     print("not answered yet")
 else:
+    assert answer in ("fc1", "fc2", "fc3"), "expected 'fc1', 'fc2' or 'fc3'"
     accuracy = {}
     for name in ("fc1", "fc2", "fc3"):
         METHODS[name] = lambda model, seed, name=name: inject(model, LoRAConfig(r=1, target_modules=[name]), seed)
         results = fit_all((name, 0.01, seed, task) for seed in range(3))
         accuracy[name] = np.median([model.evaluate(task.x_test, task.y_test)[1] for model, _ in results])
-    print(accuracy)
-    assert answer == max(accuracy, key=accuracy.get)
+    print({name: f"{share:.1%}" for name, share in accuracy.items()})
+    assert answer == max(accuracy, key=accuracy.get), "another layer reads them better"
     print("right")
 
 # %% [markdown]
@@ -441,7 +443,8 @@ else:
     update = answer(W, turn)
     W += update
     print(f"accuracy on turned digits: {model.evaluate(task.x_test, task.y_test)[1]:.1%}, without training")
-    assert np.allclose(model.forward(task.x_test)[0], base.forward(upright.x_test)[0], atol=1e-4)
+    same = np.allclose(model.forward(task.x_test)[0], base.forward(upright.x_test)[0], atol=1e-4)
+    assert same, "the outputs are not those of the base model on upright digits"
     print("right")
 
 # %% [markdown]
@@ -456,7 +459,7 @@ if answer is None:
     print("not answered yet")
 else:
     W = base.named_params()["fc1.weight"].astype(float)
-    assert answer == np.linalg.matrix_rank(W @ turn.T - W)
+    assert answer == np.linalg.matrix_rank(W @ turn.T - W), "not its rank; np.linalg.matrix_rank counts it"
     print("right")
 
 # %% [markdown]

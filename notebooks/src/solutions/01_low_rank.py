@@ -27,7 +27,9 @@ if answer is None:
     print("not answered yet")
 else:
     relative = low_rank.rank_errors(s) / np.linalg.norm(s)
-    assert relative[answer] <= 0.05 < relative[answer - 1]
+    assert answer in range(1, 41), "expected an integer between 1 and 40"
+    assert relative[answer] <= 0.05, "the best approximation of this rank is farther than 5 % from the matrix"
+    assert relative[answer - 1] > 0.05, "a smaller rank is within 5 % already"
     print("right")
 
 # %% [markdown]
@@ -44,7 +46,9 @@ print(answer)
 if answer is None:
     print("not answered yet")
 else:
-    assert answer * (3072 + 768) <= 100_000 < (answer + 1) * (3072 + 768)
+    assert answer == int(answer), "expected an integer"
+    assert answer * (3072 + 768) <= 100_000, "factors of this rank are over the budget"
+    assert (answer + 1) * (3072 + 768) > 100_000, "a larger rank is within the budget, too"
     print("right")
 
 # %% [markdown]
@@ -62,8 +66,11 @@ if answer is None:
     print("not answered yet")
 else:
     D = np.diag([3.0, 2.0, 1.0])
-    assert np.linalg.matrix_rank(answer) == 1 and not np.allclose(answer, np.diag([3.0, 0, 0]))
-    assert abs(np.linalg.norm(D - answer, 2) - 2) < 1e-12
+    assert np.shape(answer) == (3, 3), "expected a 3 x 3 array"
+    assert np.linalg.matrix_rank(answer) == 1, "not rank 1"
+    assert not np.allclose(answer, np.diag([3.0, 0, 0])), "this is the best one in the Frobenius norm; give another"
+    error = np.linalg.norm(D - answer, 2)
+    assert abs(error - 2) < 1e-12, f"its spectral error is {error:.3f}, not 2"
     print("right")
 
 # %% [markdown]
@@ -80,7 +87,8 @@ if answer is None:
     print("not answered yet")
 else:
     W = np.diag([2.0, 1.0])
-    assert np.allclose(low_rank.truncate(W).weight(1), np.diag([2.0, 0]))
+    assert np.ndim(answer) == 2 and np.shape(answer)[1] == 2, "expected an array with two columns"
     aware = low_rank.truncate_for_inputs(W, low_rank.activation_factor([answer]))
-    assert np.allclose(aware.weight(1), np.diag([0, 1.0]))
+    kept = np.round(aware.weight(1), 3).tolist()
+    assert np.allclose(aware.weight(1), np.diag([0, 1.0])), f"with these inputs the truncation is {kept}"
     print("right")

@@ -20,7 +20,8 @@ answer = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
 
 # %%
 points = np.linspace(-3, 3, 7)
-assert relative_error(answer(points), complex_step(lambda u: np.log(1 + np.exp(u)).sum(), points)) < 1e-11
+error = relative_error(answer(points), complex_step(lambda u: np.log(1 + np.exp(u)).sum(), points))
+assert error < 1e-11, f"not the slope of softplus: relative error {error:.0e}"
 print("right")
 
 # %% [markdown]
@@ -48,7 +49,8 @@ answer = lambda v, xhat, rstd: rstd * (v - xhat * m(v * xhat))  # noqa: E731
 x, v = rng.standard_normal((2, 4, 7))
 rstd = (m(x * x) + 1e-5) ** -0.5
 exact = complex_step(lambda u: np.sum(v * u * (m(u * u) + 1e-5) ** -0.5), x)
-assert relative_error(answer(v, x * rstd, rstd), exact) < 1e-11
+error = relative_error(answer(v, x * rstd, rstd), exact)
+assert error < 1e-11, f"not dx: relative error {error:.0e}"
 print("right")
 
 # %% [markdown]
@@ -60,7 +62,7 @@ answer = np.finfo(np.float32).eps ** (1 / 3)
 print(f"h = {answer:.1e}, error about {np.finfo(np.float32).eps ** (2 / 3):.0e}")
 
 # %%
-assert 1 / 3 < answer / np.finfo(np.float32).eps ** (1 / 3) < 3
+assert 1 / 3 < answer / np.finfo(np.float32).eps ** (1 / 3) < 3, "not within a factor of 3 of a good step"
 print("right")
 
 # %% [markdown]
@@ -81,5 +83,6 @@ answer = lambda dout, x, z, W: dout.T @ z + (dout @ W).T @ x  # noqa: E731
 # %%
 x, dout, W = rng.standard_normal((4, 7)), rng.standard_normal((4, 7)), rng.standard_normal((7, 7))
 exact = complex_step(lambda u: np.sum(dout * (x @ u.T @ u.T)), W)
-assert relative_error(answer(dout, x, x @ W.T, W), exact) < 1e-11
+error = relative_error(answer(dout, x, x @ W.T, W), exact)
+assert error < 1e-11, f"not dW: relative error {error:.0e}"
 print("right")

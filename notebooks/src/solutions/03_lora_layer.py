@@ -27,7 +27,8 @@ answer = lambda dout, z, B, s: s * (z * (dout @ B)).sum(axis=0)  # noqa: E731
 # %%
 z, B, g, dout = (rng.standard_normal(shape) for shape in ((11, 2), (5, 2), (2,), (11, 5)))
 exact = complex_step(lambda g: np.sum(dout * (3.0 * (z * g) @ B.T)), g)
-assert relative_error(answer(dout, z, B, 3.0), exact) < 1e-11
+error = relative_error(answer(dout, z, B, 3.0), exact)
+assert error < 1e-11, f"not dg: relative error {error:.0e}"
 print("right")
 
 # %% [markdown]
@@ -40,7 +41,7 @@ print(f"{answer:,}")
 # %%
 shapes = 30 * [(576, 576), (192, 576)]
 factors = [LoRALinear(Linear(np.broadcast_to(0.0, shape)), r=8).trainable_params() for shape in shapes]
-assert answer == sum(array.size for pair in factors for array in pair.values())
+assert answer == sum(array.size for pair in factors for array in pair.values()), "not the size of all factors"
 print("right")
 
 # %% [markdown]
@@ -53,9 +54,12 @@ answer = lambda lora_a, lora_b, scale: (lora_a.T, lora_b.T, scale * lora_a.shape
 # %%
 lora_a, lora_b, x = rng.standard_normal((9, 3)), rng.standard_normal((3, 5)), rng.standard_normal((4, 9))
 lora_A, lora_B, lora_alpha = answer(lora_a, lora_b, 20.0)
+assert lora_A.shape == (3, 9) and lora_B.shape == (5, 3), "expected lora_A (r, d_in) and lora_B (d_out, r)"
 layer = LoRALinear(Linear(np.zeros((5, 9))), r=3, lora_alpha=lora_alpha)
 layer.params["lora_A"], layer.params["lora_B"] = lora_A, lora_B
-assert relative_error(layer.forward(x)[0], 20 * x @ lora_a @ lora_b) < 1e-13
+ratio = np.linalg.norm(layer.forward(x)[0]) / np.linalg.norm(20 * x @ lora_a @ lora_b)
+same = relative_error(layer.forward(x)[0], 20 * x @ lora_a @ lora_b) < 1e-13
+assert same, f"not the same outputs; ours are {ratio:.2f} times as long"
 print("right")
 
 # %% [markdown]
@@ -77,5 +81,5 @@ for optimizer, factor in zip((SGD, AdamW), answer, strict=True):
         _, grads = layer.backward(dout, layer.forward(x)[1])
         optimizer(lr).step(layer.trainable_params(), grads)
         updates.append(layer.delta_weight())
-    assert relative_error(*updates) < 1e-6
+    assert relative_error(*updates) < 1e-6, f"{optimizer.__name__}: with this factor the update is another one"
 print("right")

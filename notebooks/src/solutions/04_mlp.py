@@ -29,7 +29,7 @@ print(f"{answer:,}")
 # %%
 model = copy.deepcopy(base)
 inject(model, LoRAConfig(r=2))
-assert answer == count(model.trainable_params())
+assert answer == count(model.trainable_params()), "not the size of all factors"
 print("right")
 
 # %% [markdown]
@@ -49,7 +49,7 @@ for name in ("fc1", "fc2", "fc3"):
         train(model, Batches(task.x_train, task.y_train, 64, seed), AdamW(0.01), epochs=60, seed=seed)
     accuracy[name] = np.median([model.evaluate(task.x_test, task.y_test)[1] for model in models])
 print({name: f"{share:.1%}" for name, share in accuracy.items()})
-assert answer == max(accuracy, key=accuracy.get)
+assert answer == max(accuracy, key=accuracy.get), "another layer reads them better"
 print("right")
 
 # %% [markdown]
@@ -68,7 +68,8 @@ W = model.named_params()["fc1.weight"]
 update = answer(W, turn)
 W += update
 print(f"accuracy on turned digits: {model.evaluate(task.x_test, task.y_test)[1]:.1%}, without training")
-assert np.allclose(model.forward(task.x_test)[0], base.forward(upright.x_test)[0], atol=1e-4)
+same = np.allclose(model.forward(task.x_test)[0], base.forward(upright.x_test)[0], atol=1e-4)
+assert same, "the outputs are not those of the base model on upright digits"
 print("right")
 
 # %% [markdown]
@@ -84,5 +85,5 @@ answer = 48
 
 # %%
 W = base.named_params()["fc1.weight"].astype(float)
-assert answer == np.linalg.matrix_rank(W @ turn.T - W)
+assert answer == np.linalg.matrix_rank(W @ turn.T - W), "not its rank; np.linalg.matrix_rank counts it"
 print("right")

@@ -64,7 +64,8 @@ if answer is None:
 else:
     good = [key for key, share in accuracy.items() if share >= 0.94]
     method, r = min(good, key=lambda key: params[key])
-    assert answer == (method, params[method, r])
+    assert answer[0] == method, "another method needs fewer numbers"
+    assert answer[1] == params[method, r], "the right method, but not the fewest numbers it needs"
     print("right")
 
 # %% [markdown]
@@ -82,7 +83,8 @@ if answer is None:
 else:
     update, cosine = updates["LoRA r = 4, lr 0.01"], c["LoRA r = 4, lr 0.01"]
     t = np.linalg.lstsq(update[:, None], delta, rcond=None)[0]
-    assert abs(answer(cosine) - np.linalg.norm(t * update - delta) / np.linalg.norm(delta)) < 1e-6
+    found = np.linalg.norm(t * update - delta) / np.linalg.norm(delta)
+    assert abs(answer(cosine) - found) < 1e-6, f"{answer(cosine):.3f} is not the distance of the best multiple"
     print(f"right: {answer(cosine):.3f}")
 
 # %% [markdown]
@@ -97,10 +99,11 @@ answer = False
 if answer is None:
     print("not answered yet")
 else:
+    assert answer in (True, False), "expected True or False"
     longer = rank_sweep(replace(setting, epochs=4 * setting.epochs), ranks=(16,), seeds=range(2))
     reached = {key: middle for (key,), (middle, _, _) in median_by(longer, ("method",), "test_accuracy").items()}
     print({method: f"{100 * share:.1f} %" for method, share in reached.items()})
-    assert answer == (reached["lora"] >= reached["full"])
+    assert answer == (reached["lora"] >= reached["full"]), "the runs say otherwise"
     print("right")
 
 # %% [markdown]
@@ -118,5 +121,6 @@ if answer is None:
     print("not answered yet")
 else:
     found = [math.sqrt(bounds.best_losses(planted(condition=3, noise=0.02, seed=seed))[-1]) for seed in range(20)]
-    assert abs(np.mean(found) / answer - 1) < 0.005
+    assert 0 < answer < 0.02, "expected a positive number below the noise, 0.02"
+    assert abs(np.mean(found) / answer - 1) < 0.005, "more than 0.5 % off the average over 20 problems"
     print(f"right: {np.mean(found):.5f} on average over 20 problems")
