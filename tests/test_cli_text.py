@@ -1,0 +1,249 @@
+"""train, evaluate and merge on text: a tiny BERT folder and a small CSV, as a user would bring them."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from checks import WORDS, tiny_bert, tiny_config, write_bert, write_tokenizer
+
+from lorabook import cli, io
+from lorabook.models.bert import BertForSequenceClassification
+from lorabook.tables import read_csv
+
+OPTIONS = ["--epochs", 12, "--batch-size", 4, "--r", 2, "--max-length", 9, "--lr", 0.01]
+
+
+@pytest.fixture
+def run(capsys):
+    def call(*argv):
+        try:
+            code = cli.main([str(a) for a in argv])
+        except SystemExit as exit:
+            code = exit.code
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def run_json(run):
+    def call(*argv):
+        code, out, err = run(*argv, "--json")
+        assert code == 0, err
+        return json.loads(out)
+
+    return call
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A folder with a bare encoder: no classifier, no pooler's name for its labels."""
+    network = tiny_bert(np.random.default_rng(0), dtype="float32")
+    return write_bert(tmp_path / "model", network, tensors={"classifier.weight": None, "classifier.bias": None})
+
+
+@pytest.fixture
+def data(tmp_path):
+    rng = np.random.default_rng(1)
+    lines = ["text,label"]
+    for i in range(64):
+        words = rng.choice((("good", "fine"), ("bad", "poor"))[i % 2], rng.integers(1, 6))
+        lines.append(f"{' '.join(words)},{('pos', 'neg')[i % 2]}")
+    (tmp_path / "data.csv").write_text("\n".join(lines))
+    return tmp_path / "data.csv"
+
+
+def test_train_evaluate_merge_evaluate(run_json, model, data, tmp_path):
+    source = {name: (model / name).read_bytes() for name in os.listdir(model)}
+    before = run_json("evaluate", model, data, "--max-length", 9)
+    result = run_json("train", model, data, "--out", tmp_path / "a", *OPTIONS, "--epochs", 30)
+    assert set(os.listdir(tmp_path / "a")) == {
+        *("adapter_config.json", "adapter_model.safetensors", "lorabook.json", "history.csv", "checkpoint.safetensors")
+    }
+    assert result["test_loss"]["before"] == before["loss"]
+    assert result["test_loss"]["after"] < result["test_loss"]["before"]
+    losses = [row["loss"] for row in read_csv(tmp_path / "a" / "history.csv")]
+    assert result["steps"] == len(losses) == 30 * 12
+    assert np.mean(losses[-48:]) < 0.6 * np.mean(losses[:48])
+    assert json.loads((tmp_path / "a" / "lorabook.json").read_text())["labels"] == ["neg", "pos"]
+    options = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    assert {"task_type": "SEQ_CLS", "modules_to_save": ["classifier"], "r": 2}.items() <= options.items()
+    assert options["target_modules"] == ["query", "value"]
+
+    after = run_json("evaluate", model, data, "--max-length", 9, "--adapter", tmp_path / "a")
+    assert after["rows"] == before["rows"] == 16
+    assert after["accuracy"] == result["test_accuracy"]["after"]
+    assert after["loss"] == pytest.approx(result["test_loss"]["after"], rel=1e-5)
+
+    merged = run_json("merge", model, "--adapter", tmp_path / "a", "--out", tmp_path / "merged")
+    assert merged["labels"] == ["neg", "pos"]
+    assert set(os.listdir(tmp_path / "merged")) == {"config.json", "model.safetensors", "tokenizer.json"}
+    plain = run_json("evaluate", tmp_path / "merged", data, "--max-length", 9)
+    assert plain == after
+    assert {name: (model / name).read_bytes() for name in os.listdir(model)} == source
+
+
+def test_merged_weights_are_the_sum(run, run_json, model, data, tmp_path):
+    run_json("train", model, data, "--out", tmp_path / "a", *OPTIONS, "--use-rslora", "--target-modules", "all-linear")
+    assert run("merge", model, "--adapter", tmp_path / "a", "--out", tmp_path / "merged")[0] == 0
+    base, _ = io.read_safetensors(model / "model.safetensors")
+    merged, _ = io.read_safetensors(tmp_path / "merged" / "model.safetensors")
+    factors, _ = io.read_safetensors(tmp_path / "a" / "adapter_model.safetensors")
+    assert merged.keys() == BertForSequenceClassification(tiny_config(), labels=2).named_params().keys()
+    for name, array in merged.items():
+        path = f"base_model.model.{name.removesuffix('.weight')}"
+        if f"base_model.model.{name}" in factors:
+            want = factors[f"base_model.model.{name}"]
+        elif f"{path}.lora_A.weight" in factors:
+            B, A = factors[f"{path}.lora_B.weight"], factors[f"{path}.lora_A.weight"]
+            want = base[name] + 16 / 2**0.5 * B @ A
+        else:
+            want = base[name]
+        np.testing.assert_allclose(array, want, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_a_seed_is_a_run(run_json, model, data, tmp_path):
+    hashes = [
+        run_json("train", model, data, "--out", tmp_path / f"{i}", *OPTIONS, "--seed", seed)["adapter_sha256"]
+        for i, seed in enumerate((0, 0, 1))
+    ]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_resume_ends_where_the_whole_run_ends(run, run_json, model, data, tmp_path, monkeypatch):
+    train = ["train", model, data, *OPTIONS, "--lora-dropout", 0.2, "--checkpoint-every", 5]
+    whole = run_json(*train, "--out", tmp_path / "whole")
+    steps, loss_and_grad = [], BertForSequenceClassification.loss_and_grad
+
+    def stops(self, *batch):
+        steps.append(len(steps))
+        if len(steps) == 23:
+            raise KeyboardInterrupt
+        return loss_and_grad(self, *batch)
+
+    monkeypatch.setattr(BertForSequenceClassification, "loss_and_grad", stops)
+    assert run(*train, "--out", tmp_path / "part")[0] == 130
+    assert io.read_checkpoint(tmp_path / "part" / "checkpoint.safetensors")[1]["step"] == 20
+    code, _, err = run(*train, "--out", tmp_path / "part")
+    assert code == 2 and "pass --resume" in err
+    again = run_json(*train, "--out", tmp_path / "part", "--resume")
+    assert len(steps) == 23 + 144 - 20
+    assert again["adapter_sha256"] == whole["adapter_sha256"]
+    for name in os.listdir(tmp_path / "whole"):
+        assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_loss_that_is_no_number_names_the_layer(run, model, data, tmp_path):
+    code, out, err = run("train", model, data, "--out", tmp_path / "a", *OPTIONS, "--lr", 1e38)
+    assert (code, out) == (1, "")
+    assert "step 1: the loss is" in err or "step 2: the loss is" in err
+    assert "layer bert.encoder" in err or "layer classifier" in err
+    assert err.count("\n") == 1
+
+
+def test_merge_does_not_overwrite_a_model(run, run_json, model, data, tmp_path):
+    run_json("train", model, data, "--out", tmp_path / "a", *OPTIONS)
+    before = (model / "model.safetensors").read_bytes()
+    code, _, err = run("merge", model, "--adapter", tmp_path / "a", "--out", model)
+    assert code == 2 and "holds a model.safetensors already" in err
+    assert (model / "model.safetensors").read_bytes() == before
+
+
+# ---- bad input: exit code 2, one line, nothing written ---------------------------------------------------------------
+
+
+@pytest.fixture
+def assert_refused(run):
+    def call(message, *argv):
+        code, out, err = run(*argv)
+        assert (code, out) == (2, "")
+        assert message in err
+        assert err.count("\n") == 1
+
+    return call
+
+
+def test_an_adapter_of_other_labels(assert_refused, run_json, model, data, tmp_path):
+    run_json("train", model, data, "--out", tmp_path / "a", *OPTIONS)
+    other = tmp_path / "other.csv"
+    other.write_text(data.read_text().replace("pos", "fine"))
+    message = "trained on the labels ['neg', 'pos']; the data has ['fine', 'neg']"
+    assert_refused(message, "evaluate", model, other, "--max-length", 9, "--adapter", tmp_path / "a")
+    run_json("merge", model, "--adapter", tmp_path / "a", "--out", tmp_path / "merged")
+    assert_refused(message, "evaluate", tmp_path / "merged", other, "--max-length", 9)
+    assert_refused(message, "train", tmp_path / "merged", other, "--out", tmp_path / "b", *OPTIONS)
+    assert not (tmp_path / "b").exists()
+
+
+def test_an_adapter_of_another_base(assert_refused, run_json, model, data, tmp_path):
+    run_json("train", model, data, "--out", tmp_path / "a", *OPTIONS)
+    other = write_bert(tmp_path / "other", tiny_bert(np.random.default_rng(1), labels=2, dtype="float32"))
+    options = ["--max-length", 9, "--adapter", tmp_path / "a"]
+    assert_refused("trained on other base weights", "evaluate", other, data, *options)
+    argv = ["merge", other, "--adapter", tmp_path / "a", "--out", tmp_path / "merged"]
+    assert_refused("trained on other base weights", *argv)
+    assert not (tmp_path / "merged").exists()
+
+
+def test_an_adapter_that_is_none(assert_refused, model, data, tmp_path):
+    (tmp_path / "empty").mkdir()
+    options = ["--max-length", 9, "--adapter", tmp_path / "empty"]
+    assert_refused("expected a PEFT adapter folder", "evaluate", model, data, *options)
+    argv = ["merge", model, "--adapter", tmp_path / "nothing", "--out", tmp_path / "m"]
+    assert_refused("expected a PEFT adapter folder", *argv)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--max-length", 10], "max_length must be from 2 to 9"),
+        (["--max-length", 1], "max_length must be from 2 to 9"),
+        ([], "max_length must be from 2 to 9, the positions of"),
+        (["--max-length", 9, "--batch-size", 49], "batch_size must be an integer from 1 to the 48 texts; got 49"),
+        (["--max-length", 9, "--r", 7], "from 1 to 6"),
+        (["--max-length", 9, "--target-modules", "querry"], "target module 'querry' matches no linear layer"),
+        (["--max-length", 9, "--lr", "nan"], "lr must be a finite number"),
+    ],
+    ids=str,
+)
+def test_options_that_do_not_fit(assert_refused, model, data, tmp_path, options, message):
+    assert_refused(message, "train", model, data, "--out", tmp_path / "a", "--r", 2, *options)
+    assert not (tmp_path / "a").exists() or not os.listdir(tmp_path / "a")
+
+
+def test_unknown_model_and_data(assert_refused, model, data, tmp_path):
+    for command in (["train", "--out", tmp_path / "a"], ["evaluate"]):
+        assert_refused("unknown model 'bert-of-mine'", *command, "bert-of-mine", data)
+        assert_refused("mlp-digits trains on digits", *command, "mlp-digits", data)
+        assert_refused("digits is made of images", *command, model, "digits")
+        assert_refused("expected a .csv, .tsv or .jsonl file", *command, model, "movies")
+        assert_refused("cannot read nothing.csv", *command, model, "nothing.csv")
+    argv = ["merge", "bert-of-mine", "--adapter", tmp_path, "--out", tmp_path / "m"]
+    assert_refused("bert-of-mine", *argv)
+
+
+def test_folders_that_hold_no_model(assert_refused, model, data, tmp_path):
+    (model / "tokenizer.json").rename(tmp_path / "tokenizer.json")
+    assert_refused("no tokenizer.json in", "evaluate", model, data, "--max-length", 9)
+    write_tokenizer(model / "tokenizer.json", [*WORDS, "more"])
+    assert_refused("knows 13 tokens, the model only 12", "evaluate", model, data, "--max-length", 9)
+    shutil.move(tmp_path / "tokenizer.json", model / "tokenizer.json")
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+    assert_refused("pytorch_model.bin is a pickle", "evaluate", model, data, "--max-length", 9)
+    (model / "config.json").unlink()
+    (model / "pytorch_model.bin").unlink()
+    assert_refused("config.json: No such file", "evaluate", model, data, "--max-length", 9)
+
+
+def test_data_that_cannot_be_used(assert_refused, model, tmp_path):
+    for text, message in (
+        ("text,label\ngood,1\nbad,1\n", "two different labels"),
+        ("text,label\ngood,1\n,0\n", "text number 2 is empty"),
+        ("review,label\ngood,1\n", "expected `text` and `label`"),
+    ):
+        (tmp_path / "x.csv").write_text(text)
+        assert_refused(message, "train", model, tmp_path / "x.csv", "--out", tmp_path / "a", *OPTIONS)
+    assert not (tmp_path / "a").exists()
