@@ -9,13 +9,19 @@ import pytest
 from lorabook import LoRAConfig, inject, io, merge
 from lorabook.adapters import adapters
 from lorabook.models import MLP
+from lorabook.models.bert import BertForSequenceClassification
 from lorabook.optim import AdamW
 
 
+@pytest.fixture(params=["mlp", "bert"])
+def file(request):
+    arrays, metadata = io.read_safetensors(Path(__file__).parent / "golden" / f"lora_{request.param}.safetensors")
+    return arrays, {name: json.loads(value) for name, value in metadata.items() if value.startswith("{")}
+
+
 @pytest.fixture
-def golden():
-    arrays, metadata = io.read_safetensors(Path(__file__).parent / "golden" / "lora_mlp.safetensors")
-    return arrays, LoRAConfig(**json.loads(metadata["config"]))
+def golden(file):
+    return file[0], LoRAConfig(**file[1]["config"])
 
 
 def part(arrays, kind):
@@ -23,10 +29,11 @@ def part(arrays, kind):
 
 
 @pytest.fixture(params=["factored", "merged"])
-def model(golden, rng, request):
+def model(file, golden, rng, request):
     arrays, config = golden
-    model = MLP((7, 9, 8, 5), "gelu", rng=rng).to(np, "float64")
-    model.load(part(arrays, "base"))
+    sizes = file[1].get("bert")
+    model = BertForSequenceClassification(sizes, labels=3) if sizes else MLP((7, 9, 8, 5), "gelu", rng=rng)
+    model.to(np, "float64").load(part(arrays, "base"))
     inject(model, config, rng)
     model.load(part(arrays, "base") | part(arrays, "factor"))
     for layer in adapters(model).values():
@@ -50,7 +57,9 @@ def test_logits_loss_and_every_gradient(golden, model):
 
 def test_merged_weights(golden, model):
     merge(model)
-    close({n: a for n, a in model.named_params().items() if n.endswith("weight")}, part(golden[0], "merged"))
+    wanted = part(golden[0], "merged")
+    assert wanted.keys() == {f"{path}.weight" for path in adapters(model)}
+    close({n: a for n, a in model.named_params().items() if n in wanted}, wanted)
 
 
 def test_ten_adamw_steps(golden, model):
