@@ -253,89 +253,6 @@ def test_a_hidden_token_gets_no_gradient(rng, name):
     assert np.all(np.abs(dx[MASK]).max(axis=-1) > 0)
 
 
-# ---- gradients -------------------------------------------------------------------------------------------------------
-
-
-@EVERY_PART
-def test_above_a_linear_layer(rng, name):
-    stack = Sequential({"below": linear(rng, BELOW, D), "layer": Biased(PARTS[name](rng), BIASES[-1])})
-    assert_right(stack, 0.4 * tokens(rng, BELOW), rng)
-
-
-@EVERY_PART
-def test_below_a_linear_layer(rng, name):
-    stack = Sequential({"layer": Biased(PARTS[name](rng), BIASES[-1]), "above": linear(rng, D, ABOVE)})
-    assert_right(stack, tokens(rng), rng)
-
-
-@EVERY_PART
-@EVERY_BIAS
-def test_stack_of_two(rng, name, kind):
-    stack = Sequential({str(i): Biased(PARTS[name](rng), kind) for i in range(2)})
-    assert_right(stack, tokens(rng), rng)
-
-
-def test_add_norm(rng):
-    assert_right(Halves(add_norm(rng)), tokens(rng, D_MLP + D), rng)
-    below, above = linear(rng, BELOW, D_MLP + D), linear(rng, D, ABOVE)
-    assert_right(Sequential({"0": below, "1": Halves(add_norm(rng))}), tokens(rng, BELOW), rng)
-    assert_right(Sequential({"0": Halves(add_norm(rng)), "1": above}), tokens(rng, D_MLP + D), rng)
-
-
-@EVERY_BIAS
-def test_on_top_of_an_embedding(rng, kind):
-    stack = Sequential({"0": Embedding(rng.standard_normal((6, D))), "1": Biased(post_norm(rng), kind)})
-    errors = check_layer(stack, rng.integers(0, 6, (B, T)), rng)
-    assert errors.keys() == stack.trainable_params().keys()
-    assert max(errors.values()) < SMOOTH
-
-
-@EVERY_LINEAR
-@pytest.mark.parametrize("order", ["factored", "merged"])
-def test_lora_on_each_linear_layer(rng, name, path, order):
-    stack = Sequential({str(i): Biased(PARTS[name](rng), BIASES[-1]) for i in range(2)})
-    adapted(stack, [f"{i}.of.{path}" for i in range(2)], rng, order)
-    assert len(stack.trainable_params()) == 4
-    assert_right(stack, tokens(rng), rng)
-
-
-@pytest.mark.parametrize("order", ["factored", "merged"])
-def test_lora_in_add_norm(rng, order):
-    layer = adapted(Halves(add_norm(rng)), ["of.dense"], rng, order)
-    assert_right(Sequential({"0": linear(rng, BELOW, D_MLP + D), "1": layer}), tokens(rng, BELOW), rng)
-
-
-@pytest.mark.parametrize("name", BLOCKS)
-def test_lora_everywhere_with_dropout(rng, name):
-    stack = Sequential({str(i): Biased(BLOCKS[name](rng), "padding") for i in range(2)})
-    adapted(stack, "all-linear", rng, lora_dropout=0.4, use_rslora=True, bias="all")
-    assert_right(stack, tokens(rng), rng, dropout_seed=5)
-
-
-@EVERY_PART
-def test_gradients_of_shards_sum_to_those_of_the_batch(rng, name):
-    layer, x, dout = PARTS[name](rng), tokens(rng), tokens(rng)
-    _, dx, grads = run(layer, x, dout)
-    total, dxs = {}, []
-    for part in (slice(None, 1), slice(1, None)):
-        _, dx_, grads_ = run(layer, x[part], dout[part])
-        add_grads(total, grads_)
-        dxs.append(dx_)
-    assert_close(np.concatenate(dxs), dx)
-    largest = max(np.abs(grad).max() for grad in grads.values())  # a key's bias has gradient 0
-    for path, grad in grads.items():
-        np.testing.assert_allclose(total[path], grad, rtol=0, atol=1e-13 * largest, err_msg=path)
-
-
-@EVERY_PART
-def test_the_bias_of_a_key_has_gradient_zero(rng, name):
-    """It adds q b to every score of a row, which softmax does not see."""
-    layer, x = PARTS[name](rng), tokens(rng)
-    _, _, grads = run(layer, x, tokens(rng))
-    (path,) = (n for n in grads if n.endswith("key.bias"))
-    assert np.abs(grads[path]).max() < 1e-13 * np.abs(grads[path.replace("bias", "weight")]).max()
-
-
 # ---- only what is needed ---------------------------------------------------------------------------------------------
 
 
@@ -423,6 +340,99 @@ def test_a_frozen_layer_still_hands_dx_down(rng, name):
     assert same_bits(dx_, dx) and not grads
     called, dx_, grads = visits(layer, levels, x, dout, need_dx=False)
     assert dx_ is None and not grads
+
+
+@EVERY_LINEAR
+def test_dropout_reaches_every_linear_layer(rng, name, path):
+    layer, x = adapted(PARTS[name](rng), [path], rng, lora_dropout=0.5), tokens(rng)
+    rest, _ = layer.forward(x)
+    first, second, other = (layer.forward(x, np.random.default_rng(seed))[0] for seed in (1, 1, 2))
+    assert same_bits(first, second)
+    assert not np.allclose(first, rest)
+    assert not np.allclose(first, other)
+
+
+# ---- gradients -------------------------------------------------------------------------------------------------------
+
+
+@EVERY_PART
+def test_above_a_linear_layer(rng, name):
+    stack = Sequential({"below": linear(rng, BELOW, D), "layer": Biased(PARTS[name](rng), BIASES[-1])})
+    assert_right(stack, 0.4 * tokens(rng, BELOW), rng)
+
+
+@EVERY_PART
+def test_below_a_linear_layer(rng, name):
+    stack = Sequential({"layer": Biased(PARTS[name](rng), BIASES[-1]), "above": linear(rng, D, ABOVE)})
+    assert_right(stack, tokens(rng), rng)
+
+
+@EVERY_PART
+@EVERY_BIAS
+def test_stack_of_two(rng, name, kind):
+    stack = Sequential({str(i): Biased(PARTS[name](rng), kind) for i in range(2)})
+    assert_right(stack, tokens(rng), rng)
+
+
+def test_add_norm(rng):
+    assert_right(Halves(add_norm(rng)), tokens(rng, D_MLP + D), rng)
+    below, above = linear(rng, BELOW, D_MLP + D), linear(rng, D, ABOVE)
+    assert_right(Sequential({"0": below, "1": Halves(add_norm(rng))}), tokens(rng, BELOW), rng)
+    assert_right(Sequential({"0": Halves(add_norm(rng)), "1": above}), tokens(rng, D_MLP + D), rng)
+
+
+@EVERY_BIAS
+def test_on_top_of_an_embedding(rng, kind):
+    stack = Sequential({"0": Embedding(rng.standard_normal((6, D))), "1": Biased(post_norm(rng), kind)})
+    errors = check_layer(stack, rng.integers(0, 6, (B, T)), rng)
+    assert errors.keys() == stack.trainable_params().keys()
+    assert max(errors.values()) < SMOOTH
+
+
+@EVERY_LINEAR
+@pytest.mark.parametrize("order", ["factored", "merged"])
+def test_lora_on_each_linear_layer(rng, name, path, order):
+    stack = Sequential({str(i): Biased(PARTS[name](rng), BIASES[-1]) for i in range(2)})
+    adapted(stack, [f"{i}.of.{path}" for i in range(2)], rng, order)
+    assert len(stack.trainable_params()) == 4
+    assert_right(stack, tokens(rng), rng)
+
+
+@pytest.mark.parametrize("order", ["factored", "merged"])
+def test_lora_in_add_norm(rng, order):
+    layer = adapted(Halves(add_norm(rng)), ["of.dense"], rng, order)
+    assert_right(Sequential({"0": linear(rng, BELOW, D_MLP + D), "1": layer}), tokens(rng, BELOW), rng)
+
+
+@EVERY_PART
+def test_gradients_of_shards_sum_to_those_of_the_batch(rng, name):
+    layer, x, dout = PARTS[name](rng), tokens(rng), tokens(rng)
+    _, dx, grads = run(layer, x, dout)
+    total, dxs = {}, []
+    for part in (slice(None, 1), slice(1, None)):
+        _, dx_, grads_ = run(layer, x[part], dout[part])
+        add_grads(total, grads_)
+        dxs.append(dx_)
+    assert_close(np.concatenate(dxs), dx)
+    largest = max(np.abs(grad).max() for grad in grads.values())  # a key's bias has gradient 0
+    for path, grad in grads.items():
+        np.testing.assert_allclose(total[path], grad, rtol=0, atol=1e-13 * largest, err_msg=path)
+
+
+@EVERY_PART
+def test_the_bias_of_a_key_has_gradient_zero(rng, name):
+    """It adds q b to every score of a row, which softmax does not see."""
+    layer, x = PARTS[name](rng), tokens(rng)
+    _, _, grads = run(layer, x, tokens(rng))
+    (path,) = (n for n in grads if n.endswith("key.bias"))
+    assert np.abs(grads[path]).max() < 1e-13 * np.abs(grads[path.replace("bias", "weight")]).max()
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_lora_everywhere_with_dropout(rng, name):
+    stack = Sequential({str(i): Biased(BLOCKS[name](rng), "padding") for i in range(2)})
+    adapted(stack, "all-linear", rng, lora_dropout=0.4, use_rslora=True, bias="all")
+    assert_right(stack, tokens(rng), rng, dropout_seed=5)
 
 
 # ---- every backend, both precisions ----------------------------------------------------------------------------------
