@@ -128,7 +128,7 @@ def rank_vs_error(rows, title=None):
 
 @styled
 def learning_rates(rows):
-    """Validation loss against learning rate, one line a rank, from the rows of `learning_rate_sweep`."""
+    """Validation loss against learning rate, one line per rank, from the rows of `learning_rate_sweep`."""
     figure, axes = plt.subplots()
     shades = ["#E8924A", "#D55E00", "#7F3300"]
     ranks = sorted({row["r"] for row in rows if row["r"] is not None})
@@ -153,7 +153,7 @@ def learning_rates(rows):
 
 @styled
 def planted_bound(rows):
-    """Error against rank with its closed-form bound, one panel a conditioning, from the rows of `bound_sweep`."""
+    """Error against rank with its closed-form bound, one panel per conditioning, from the rows of `bound_sweep`."""
     conditions, budgets = sorted({row["condition"] for row in rows}), sorted({row["steps"] for row in rows})
     figure, panels = plt.subplots(1, len(conditions), figsize=(9.6, 4), sharey=True)
     for axes, condition in zip(panels, conditions, strict=True):
