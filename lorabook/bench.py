@@ -5,6 +5,7 @@ change of the machine's speed meets both. A step is forward, backward and AdamW,
 token ids of one length. Only ratios of one run mean anything: these are the medians that the command prints.
 """
 
+import contextlib
 import json
 import os
 import resource
@@ -25,10 +26,10 @@ def compare_steps(options, runs=15, warmup=3, vs=None):
 
     options: model, batch_size, seq_len, r, target_modules, threads. Raises InputError if PEFT is asked for and missing.
     """
-    sides = {"lorabook": _Side("lorabook", options)}
-    try:
-        if vs:
-            sides[vs] = _Side(vs, options)
+    with contextlib.ExitStack() as stack:
+        sides = {name: stack.enter_context(_Side(name, options)) for name in ("lorabook", *([vs] if vs else []))}
+        for side in sides.values():
+            side.ask("start")
         for _ in range(warmup):
             for side in sides.values():
                 side.ask("step")
@@ -38,9 +39,6 @@ def compare_steps(options, runs=15, warmup=3, vs=None):
                 seconds[name].append(side.ask("step"))
         gemm = statistics.median(sides["lorabook"].ask("gemm") for _ in range(5))
         peak = {name: side.ask("peak") for name, side in sides.items()}
-    finally:
-        for side in sides.values():
-            side.close()
     result = dict(options) | {"runs": runs, "gemm_seconds": gemm}
     for name in sides:
         result[name] = {"median": statistics.median(seconds[name]), "min": min(seconds[name]), "peak_mb": peak[name]}
@@ -52,33 +50,30 @@ def compare_steps(options, runs=15, warmup=3, vs=None):
 
 
 class _Side:
-    """A process that answers "step", "gemm" and "peak" with a number each."""
+    """A process that answers "start", "step", "gemm" and "peak" with a number each."""
 
     def __init__(self, name, options):
-        self.name = name
-        threads = str(options["threads"])
-        env = os.environ | {"OPENBLAS_NUM_THREADS": threads, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-        command = [sys.executable, "-m", "lorabook.bench", name, json.dumps(options)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        self.process = subprocess.Popen(command, **pipes, text=True, env=env)
-        self.ask(None)
+        self.name, threads = name, str(options["threads"])
+        self.env = os.environ | {f"{library}_NUM_THREADS": threads for library in ("OPENBLAS", "OMP", "MKL")}
+        self.command = [sys.executable, "-m", "lorabook.bench", name, json.dumps(options)]
+
+    def __enter__(self):
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        self.process = subprocess.Popen(self.command, **pipes, text=True, env=self.env)
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.communicate()
 
     def ask(self, what):
-        if what:
-            self.process.stdin.write(f"{what}\n")
-            self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # a side that is gone has no answer either
+            print(what, file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline()
         if not answer:
             lines = self.process.stderr.read().strip().splitlines() or ["no message"]
             raise InputError(f"the {self.name} side of the comparison cannot run: {lines[-1]}")
         return float(answer)
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdout, self.process.stderr):
-            pipe.close()
 
 
 # ---- inside the processes --------------------------------------------------------------------------------------------
@@ -87,7 +82,7 @@ class _Side:
 def _batch(options, vocabulary):
     rng = np.random.default_rng(0)
     shape = options["batch_size"], options["seq_len"]
-    return rng.integers(1000, vocabulary, shape), rng.integers(0, 2, options["batch_size"])
+    return rng.integers(min(1000, vocabulary // 2), vocabulary, shape), rng.integers(0, 2, options["batch_size"])
 
 
 def _lorabook(options):
@@ -148,18 +143,17 @@ def _peft(options):
 
 
 def _serve(name, options):
-    """Print one number for the start, then one for each line read."""
+    """Print one number for each line read."""
     step, gemm = {"lorabook": _lorabook, "peft": _peft}[name](options)
     answer = sys.stdout
     sys.stdout = sys.stderr
-    print(0, file=answer, flush=True)
     for line in sys.stdin:
         what = line.strip()
         if what == "peak":
             value = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
         else:
             start = time.perf_counter()
-            {"step": step, "gemm": gemm}[what]()
+            {"start": int, "step": step, "gemm": gemm}[what]()
             value = time.perf_counter() - start
         print(value, file=answer, flush=True)
 
