@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .adapters import LoRAConfig, inject
 from .adapters.config import is_saved
-from .adapters.inject import adapters
+from .adapters.inject import adapters, base_params
 from .backend import asarray_like
 from .errors import FormatError, InputError
 from .io import fingerprint, read_safetensors, write_atomic, write_safetensors
@@ -20,11 +20,6 @@ OWN = ("r", "lora_alpha", "target_modules", "use_rslora", "lora_dropout", "rank_
        "modules_to_save", "bias", "init_lora_weights")  # fmt: skip
 INFORMATION = ("peft_type", "peft_version", "base_model_name_or_path", "revision", "task_type", "inference_mode",
                "auto_mapping", "megatron_core", "qalora_group_size", "runtime_config")  # fmt: skip
-
-
-def base_params(model):
-    """{name: array} of the model without the factors of its adapters."""
-    return {n: a for n, a in model.named_params().items() if n.rpartition(".")[2] not in ("lora_A", "lora_B")}
 
 
 def base_fingerprint(model):

@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from .adapters import LoRAConfig, adapters, inject
-from .adapters.lora import check_scaling
+from .adapters.lora import scaling_of
 from .adapters.memory import count
 from .backend import asarray_like, data_like, get_xp, to_numpy
 from .data import Batches, Task
@@ -51,7 +51,7 @@ class Setting:
         """Check the options under their own names, before any work."""
         if self.epochs < 1 or self.batch_size < 1:
             raise InputError(f"epochs and batch_size must be at least 1; got {self.epochs} and {self.batch_size}")
-        check_scaling(1, self.lora_alpha, use_rslora=False)
+        scaling_of(1, self.lora_alpha, use_rslora=False)
 
     def check(self, ranks, seeds):
         """Raise InputError unless there are seeds, and ranks that the matrices can have."""
@@ -85,6 +85,7 @@ def rank_sweep(setting, ranks, seeds, jobs=1, progress=False):
     but the seconds depends on how many there are.
     """
     setting.check(ranks, seeds)
+    ranks = sorted(set(ranks))
     run = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
     with tqdm(total=len(seeds) * (1 + len(ranks)), delay=2, disable=None if progress else True, unit="run") as bar:
         rows, updates = [], {}
@@ -92,7 +93,7 @@ def rank_sweep(setting, ranks, seeds, jobs=1, progress=False):
             updates[seed] = update
             rows += new
             bar.update()
-        longest_first = itertools.product(sorted(set(ranks), reverse=True), seeds)
+        longest_first = itertools.product(reversed(ranks), seeds)
         for row in run(joblib.delayed(_lora)(setting, r, seed, updates[seed]) for r, seed in longest_first):
             rows.append(row)
             bar.update()

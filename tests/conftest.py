@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from lorabook import backend
+from lorabook import backend, cli
 
 # The matrices here are tiny: a second BLAS thread only waits, for seconds if the machine is busy.
 # The variable is for subprocesses and kernels, the limit for this process.
@@ -32,6 +32,21 @@ def put(xp):
     """Host array -> a copy on the backend; for array-api-strict on the device that refuses conversion to NumPy."""
     device = {"device": xp.Device("device1")} if xp.__name__ == "array_api_strict" else {}
     return lambda host, dtype=None: xp.asarray(np.array(host, dtype), **device)
+
+
+@pytest.fixture
+def run(capsys):
+    """Call the command line: (exit code, stdout, stderr)."""
+
+    def call(*argv):
+        try:
+            code = cli.main([str(a) for a in argv])
+        except SystemExit as exit:
+            code = exit.code
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -351,7 +351,7 @@ MUTANTS = {
         ],
     },
     "test_lora": {
-        "adapters.lora:check_scaling": [
+        "adapters.lora:scaling_of": [
             ("alpha, not alpha / r", " / (math.sqrt(r) if use_rslora else r)", ""),
             ("alpha / r with rsLoRA", "math.sqrt(r) if use_rslora else r", "r"),
             ("alpha / sqrt(r) always", "if use_rslora else r", "if True else r"),

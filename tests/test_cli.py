@@ -20,19 +20,6 @@ FIGURES = Path(__file__).parents[1] / "figures"
 TRAIN = ["train", "mlp-digits", "digits-rotated", "--r", "2", "--epochs", "20", "--checkpoint-every", "7"]
 
 
-@pytest.fixture
-def run(capsys):
-    def call(*argv):
-        try:
-            code = cli.main([str(a) for a in argv])
-        except SystemExit as exit:
-            code = exit.code
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
-
-
 @pytest.mark.parametrize("command", ["", *cli.COMMANDS])
 def test_every_command_has_help_with_an_example(run, command):
     code, out, _ = run(*command.split(), "--help")

@@ -8,24 +8,11 @@ import numpy as np
 import pytest
 from checks import WORDS, tiny_bert, tiny_config, write_bert, write_tokenizer
 
-from lorabook import cli, io
+from lorabook import io
 from lorabook.models.bert import BertForSequenceClassification
 from lorabook.tables import read_csv
 
 OPTIONS = ["--epochs", 12, "--batch-size", 4, "--r", 2, "--max-length", 9, "--lr", 0.01]
-
-
-@pytest.fixture
-def run(capsys):
-    def call(*argv):
-        try:
-            code = cli.main([str(a) for a in argv])
-        except SystemExit as exit:
-            code = exit.code
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 @pytest.fixture

@@ -23,10 +23,10 @@ def test_unmutated_code_passes(module):
 
 
 def test_original_comes_back_after_a_failure():
-    scaling = mutants.function_at("adapters.lora:check_scaling")
+    scaling = mutants.function_at("adapters.lora:scaling_of")
     with (
         pytest.raises(ZeroDivisionError),
-        mutants.applied("adapters.lora:check_scaling", "use_rslora else r", "True else r"),
+        mutants.applied("adapters.lora:scaling_of", "use_rslora else r", "True else r"),
     ):
         assert scaling(4, 8, False) == 4
         raise ZeroDivisionError

@@ -65,6 +65,10 @@ def test_results_do_not_depend_on_the_number_of_jobs(setting, rows):
     assert without_seconds(rank_sweep(setting, RANKS, [0, 1], jobs=2)) == without_seconds(rows)
 
 
+def test_a_rank_named_twice_counts_once(setting):
+    assert len(rank_sweep(setting, [2, 1, 2], [0])) == 1 + 3 * 2
+
+
 def test_the_base_is_left_alone(setting):
     before = {n: a.copy() for n, a in setting.base.named_params().items()}
     rank_sweep(setting, [1], [0])

@@ -6,7 +6,7 @@ import re
 from dataclasses import asdict, dataclass, field
 
 from ..errors import InputError
-from .lora import check_dropout, check_initialisation, check_scaling
+from .lora import check_dropout, check_initialisation, scaling_of
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class LoRAConfig:
             if isinstance(r, bool) or not isinstance(r, int) or r < 1:
                 raise InputError(f"r must be a positive integer; got {r!r}")
         for lora_alpha in (self.lora_alpha, *self.alpha_pattern.values()):
-            check_scaling(1, lora_alpha, self.use_rslora)
+            scaling_of(1, lora_alpha, self.use_rslora)
         check_dropout(self.lora_dropout)
         check_initialisation(self.init_lora_weights)
         if self.bias not in ("none", "all", "lora_only"):

@@ -22,6 +22,11 @@ def adapters(model):
     return {path: layer for path, layer in model.named_layers() if isinstance(layer, LoRALinear)}
 
 
+def base_params(model):
+    """{name: array} of the model without the factors of its adapters."""
+    return {n: a for n, a in model.named_params().items() if n.rpartition(".")[2] not in ("lora_A", "lora_B")}
+
+
 def inject(model, config, rng=None):
     """Replace the targeted Linear layers by LoRALinear ones, in place, and freeze everything else. Returns their paths.
 

@@ -14,7 +14,7 @@ from ..low_rank import check_rank
 INITIALISATIONS = (True, "gaussian", False)
 
 
-def check_scaling(r, lora_alpha, use_rslora):
+def scaling_of(r, lora_alpha, use_rslora):
     """lora_alpha / r, or lora_alpha / sqrt(r) with rank-stabilised LoRA (Kalajdzievski 2023, arXiv:2312.03732)."""
     number = isinstance(lora_alpha, int | float) and not isinstance(lora_alpha, bool)
     if not number or not abs(lora_alpha) <= sys.float_info.max:
@@ -31,7 +31,7 @@ def check_dropout(lora_dropout):
 
 def check_initialisation(init_lora_weights):
     """init_lora_weights, or InputError: True, "gaussian" or False, and not 1 or 0."""
-    if not any(init_lora_weights is known or init_lora_weights == known == "gaussian" for known in INITIALISATIONS):
+    if not isinstance(init_lora_weights, bool) and init_lora_weights != "gaussian":
         raise InputError(f"init_lora_weights must be one of {INITIALISATIONS}; got {init_lora_weights!r}")
     return init_lora_weights
 
@@ -105,7 +105,7 @@ class LoRALinear(Layer):
         d_out, d_in = weight.shape
         self.r = check_rank(r, d_out, d_in)
         self.lora_alpha, self.use_rslora = lora_alpha, use_rslora
-        self.scaling = check_scaling(self.r, lora_alpha, use_rslora)
+        self.scaling = scaling_of(self.r, lora_alpha, use_rslora)
         self.lora_dropout = check_dropout(lora_dropout)
         if order not in ("auto", "factored", "merged"):
             raise InputError(f"order must be auto, factored or merged; got {order!r}")

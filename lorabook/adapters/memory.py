@@ -3,6 +3,7 @@
 import math
 
 from ..backend import array_namespace
+from .inject import base_params
 
 
 def count(arrays):
@@ -22,7 +23,7 @@ def memory_table(model, optimizer_slots=2):
     Activations are not counted: they depend on the batch, and LoRA needs nearly as many of them as full fine-tuning.
     """
     everything = model.named_params()
-    base = {name: a for name, a in everything.items() if name.rpartition(".")[2] not in ("lora_A", "lora_B")}
+    base = base_params(model)
     rows = []
     for method, weights, trained in (("full", base, base), ("lora", everything, model.trainable_params())):
         gradients = _bytes(trained)
