@@ -8,6 +8,7 @@ through `to_numpy`. This is the only file that imports cupy.
 import ctypes
 import functools
 import importlib.util
+import math
 import sys
 
 import numpy as np
@@ -92,33 +93,84 @@ def check_float(array, what="array"):
         )
 
 
+BLOCK = 1 << 16  # elements: 256 KB in float32, so that what a chain of operations passes on stays in the cache
+
+
 def fuse(function):
-    """Make a chain of elementwise operations one kernel on CuPy (`cupy.fuse`); plain Python elsewhere."""
+    """Make a chain of elementwise operations one pass over memory: `cupy.fuse` on CuPy, cache-sized blocks on NumPy."""
     fused = None
 
     @functools.wraps(function)
-    def call(*args):
+    def call(x):
         nonlocal fused
-        if _library(args[0]) != "cupy":
-            return function(*args)
+        if _library(x) == "numpy" and x.size > 2 * BLOCK:
+            return _in_blocks(function, x)
+        if _library(x) != "cupy":
+            return function(x)
         if fused is None:
             import cupy
 
             fused = cupy.fuse(function)
-        return fused(*args)
+        return fused(x)
 
     return call
 
 
-def erf(x):
-    """Error function, elementwise: the array API standard has none."""
+def _in_blocks(function, x):
+    flat = x.reshape(-1)
+    first = function(flat[:BLOCK])
+    outputs = tuple(np.empty(flat.shape, y.dtype) for y in first)
+    for start in range(0, flat.size, BLOCK):
+        stop = start + BLOCK
+        for out, y in zip(outputs, function(flat[start:stop]) if start else first, strict=True):
+            out[start:stop] = y
+    return tuple(out.reshape(x.shape) for out in outputs)
+
+
+def normal_distribution(x):
+    """(Phi(x), Phi'(x)): distribution function and density of the standard normal, elementwise.
+
+    float32 on NumPy: for x > 0, Phi = 1 - Phi' (b1 t + .. + b5 t^5) with t = 1 / (1 + p x) and an error below 2e-7
+    (Abramowitz and Stegun 1964, 26.2.17); with SciPy's erf, GELU would take a fifth of an encoder's training step.
+    """
+    xp = array_namespace(x)
+    if not (xp is np and x.dtype == np.float32):
+        density = xp.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))
+        return 0.5 * (1 + _erf(x * math.sqrt(0.5))), density
+    density = np.square(x)
+    density *= -0.5
+    np.exp(density, out=density)
+    density *= 1 / math.sqrt(2 * math.pi)
+    t = np.abs(x)
+    t *= 0.2316419
+    t += 1
+    np.reciprocal(t, out=t)
+    tail = t * 1.330274429
+    for coefficient in (-1.821255978, 1.781477937, -0.356563782, 0.319381530):
+        tail += coefficient
+        tail *= t
+    tail *= density  # 1 - Phi(|x|)
+    np.subtract(0.5, tail, out=tail)
+    np.copysign(tail, x, out=tail)
+    tail += 0.5
+    return tail, density
+
+
+def _erf(x):
     if _library(x) == "cupy":
-        from cupyx.scipy.special import erf as cupy_erf
+        from cupyx.scipy.special import erf
+    else:
+        from scipy.special import erf
+    return asarray_like(erf(to_numpy(x)), x) if _library(x) == "array_api_strict" else erf(x)
 
-        return cupy_erf(x)
-    from scipy.special import erf as scipy_erf
 
-    return scipy_erf(x) if _library(x) == "numpy" else asarray_like(scipy_erf(to_numpy(x)), x)
+def exp_(x):
+    """exp in place: x becomes e^x, and is returned. The array API standard has no output argument."""
+    xp = array_namespace(x)
+    if xp.__name__ == "array_api_strict":
+        x[...] = xp.exp(x)
+        return x
+    return xp.exp(x, out=x)
 
 
 def scatter_add(target, rows, values):

@@ -92,6 +92,7 @@ def _lorabook(options):
     from .layers import Linear
     from .models.bert import BertForSequenceClassification
     from .optim import AdamW
+    from .parallel import Workers
 
     model = BertForSequenceClassification.from_pretrained(locate(options["model"]), labels=2)
     config = {"r": options["r"], "target_modules": options["target_modules"], "modules_to_save": ["classifier"]}
@@ -100,8 +101,10 @@ def _lorabook(options):
     optimizer, params = AdamW(1e-3), model.trainable_params()
     ids, labels = _batch(options, model.children["bert"].config["vocab_size"])
 
+    workers = Workers(options["threads"]).__enter__()
+
     def step():
-        _, grads = model.loss_and_grad(ids, labels)
+        _, grads = workers.loss_and_grad(model, ids, labels)
         optimizer.step(params, grads)
 
     products = [(np.ones((ids.size, d_in), "f4"), np.ones((d_out, d_in), "f4")) for d_out, d_in in shapes[:-2]]

@@ -7,7 +7,7 @@ serve stability are taken from the real part. Sums run over the batch; only loss
 
 import math
 
-from .backend import arange_like, array_namespace, erf, fuse
+from .backend import arange_like, array_namespace, exp_, fuse, normal_distribution
 from .errors import InputError
 
 
@@ -33,7 +33,7 @@ def linear(x, weight, bias=None):
 
 
 def linear_backward(dout, cache, needs=("x", "weight", "bias")):
-    """Gradients of `linear`; those not named in `needs` are None and cost nothing.
+    """Gradients of `linear`; those not named in `needs` are None and cost nothing: only dW reads the cached x.
 
     dy = dx W^T + x dW^T + 1 db^T, so with <P, Q R^T> = <P R, Q> = <P^T Q, R>:
 
@@ -42,9 +42,9 @@ def linear_backward(dout, cache, needs=("x", "weight", "bias")):
         db = sum_n dout_n    (d_out,)
     """
     x, weight = cache
-    xp = array_namespace(dout, x, weight)
-    dout = rows(dout)  # (N, d_out)
-    dx = xp.reshape(dout @ weight, x.shape) if "x" in needs else None
+    xp = array_namespace(dout)
+    shape, dout = (*dout.shape[:-1], weight.shape[1]), rows(dout)  # (N, d_out)
+    dx = xp.reshape(dout @ weight, shape) if "x" in needs else None
     dweight = dout.T @ rows(x) if "weight" in needs else None  # (d_out, d_in)
     dbias = xp.sum(dout, axis=0) if "bias" in needs else None
     return dx, dweight, dbias
@@ -88,11 +88,12 @@ def gelu_tanh(x):
 def gelu_erf(x):
     """GELU, exact: y = x Phi(x), Phi the standard normal distribution function (arXiv:1606.08415).
 
-    Phi = (1 + erf(x / sqrt 2)) / 2,    Phi' = exp(-x^2 / 2) / sqrt(2 pi),    g' = Phi + x Phi'
+    Phi' = exp(-x^2 / 2) / sqrt(2 pi) is the density, so g' = Phi + x Phi'
     """
-    xp = array_namespace(x)
-    phi = 0.5 * (1 + erf(x * math.sqrt(0.5)))
-    return x * phi, phi + x * xp.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))
+    cdf, density = normal_distribution(x)
+    density *= x
+    density += cdf
+    return x * cdf, density
 
 
 @fuse
@@ -126,10 +127,16 @@ def _shift(x):
 
 def softmax(x):
     """p_i = e^{x_i} / sum_j e^{x_j} along the last axis. x (..., d) -> p (..., d)."""
-    xp = array_namespace(x)
-    p = xp.exp(x - _shift(x))
-    p /= xp.sum(p, axis=-1, keepdims=True)
+    p = softmax_(array_namespace(x).asarray(x, copy=True))
     return p, p
+
+
+def softmax_(x):
+    """`softmax` in place: x becomes p, and is returned."""
+    x -= _shift(x)
+    x = exp_(x)
+    x *= 1 / array_namespace(x).sum(x, axis=-1, keepdims=True)
+    return x
 
 
 def softmax_backward(dout, p):
@@ -152,10 +159,12 @@ def layer_norm(x, weight, bias, eps=1e-5):
             f"x has {x.shape[-1]} features (shape {tuple(x.shape)}); layer norm has weight {tuple(weight.shape)} "
             f"and bias {tuple(bias.shape)}, expected one entry per feature"
         )
-    xc = x - xp.mean(x, axis=-1, keepdims=True)
-    rstd = 1 / xp.sqrt(xp.mean(xc * xc, axis=-1, keepdims=True) + eps)  # (..., 1)
-    xhat = xc * rstd
-    return xhat * weight + bias, (xhat, rstd, weight)
+    xhat = x - xp.mean(x, axis=-1, keepdims=True)
+    rstd = 1 / xp.sqrt(xp.mean(xhat * xhat, axis=-1, keepdims=True) + eps)  # (..., 1)
+    xhat *= rstd
+    y = xhat * weight
+    y += bias
+    return y, (xhat, rstd, weight)
 
 
 def layer_norm_backward(dout, cache, needs=("x", "weight", "bias")):
@@ -171,8 +180,11 @@ def layer_norm_backward(dout, cache, needs=("x", "weight", "bias")):
     xp = array_namespace(dout, xhat)
     dx = dweight = dbias = None
     if "x" in needs:
-        v = dout * weight
-        dx = rstd * (v - xp.mean(v, axis=-1, keepdims=True) - xhat * xp.mean(v * xhat, axis=-1, keepdims=True))
+        dx = dout * weight  # v
+        along = xp.mean(dx * xhat, axis=-1, keepdims=True)  # m(v xhat), (..., 1)
+        dx -= xp.mean(dx, axis=-1, keepdims=True)
+        dx -= xhat * along
+        dx *= rstd
     if "weight" in needs:
         dweight = xp.sum(rows(dout * xhat), axis=0)
     if "bias" in needs:
@@ -216,40 +228,39 @@ def _bias(hidden, like):
 def attention(q, k, v, heads, bias=None):
     """o = p v with p = softmax(q k^T / sqrt(d_head) + bias), in each head (Vaswani et al. 2017, arXiv:1706.03762).
 
-    q, k, v (B, T, d) -> o (B, T, d). bias: None, or broadcastable to (B, heads, T, T).
+    q (B, T, d), k and v (B, S, d) -> o (B, T, d). bias: None, or broadcastable to (B, heads, T, S).
     """
-    d_head = q.shape[-1] // heads
-    q = split_heads(
-        q * (1 / math.sqrt(d_head)), heads
-    )  # (B, heads, T, d_head); scaling q costs less than scaling q k^T
-    k, v = split_heads(k, heads), split_heads(v, heads)
-    scores = q @ k.mT  # (B, heads, T, T)
+    q = q * (1 / math.sqrt(q.shape[-1] // heads))  # scaling q costs less than scaling q k^T
+    q, k, v = (split_heads(x, heads) for x in (q, k, v))  # (B, heads, T or S, d_head)
+    scores = q @ k.mT  # (B, heads, T, S)
     if bias is not None:
         scores += bias
-    p, _ = softmax(scores)
-    o = p @ v  # (B, heads, T, d_head)
-    return merge_heads(o), (q, k, v, p, o)
+    p = softmax_(scores)
+    o = merge_heads(p @ v)
+    return o, (q, k, v, p, o)
 
 
 def attention_backward(dout, cache):
-    """Gradients dq, dk, dv (B, T, d) of `attention`. The cached q is scaled already: q = q_in c, c = 1 / sqrt(d_head).
+    """Gradients dq (B, T, d), dk, dv (B, S, d) of `attention`. The cached q is q_in c, c = 1 / sqrt(d_head).
 
     With s = q k^T + bias, in each head: do = dp v + p dv, and softmax gives ds = p (dp - sum_j dp_j p_j). The row sum
-    sum_j dp_ij p_ij = <do_i v^T, p_i> = <do_i, p_i v> = <do_i, o_i> needs T x d_head products instead of T x T.
+    sum_j dp_ij p_ij = <do_i v^T, p_i> = <do_i, p_i v> = <do_i, o_i> needs T x d_head products instead of T x S.
 
         dv = p^T do        dp = do v^T        ds = p (dp - <do, o>)
         dq_in = c ds k     dk = ds^T q
     """
     q, k, v, p, o = cache
     xp = array_namespace(dout, q)
-    do = split_heads(dout, q.shape[1])  # (B, heads, T, d_head)
+    heads, d_head = q.shape[1], q.shape[-1]
+    do = split_heads(dout, heads)  # (B, heads, T, d_head)
     dv = p.mT @ do
-    ds = do @ v.mT  # dp, (B, heads, T, T)
-    ds -= xp.sum(do * o, axis=-1, keepdims=True)
+    ds = do @ v.mT  # dp, (B, heads, T, S)
+    ds -= xp.sum(split_heads(dout * o, heads), axis=-1, keepdims=True)
     ds *= p
-    dq = (ds @ k) * (1 / math.sqrt(q.shape[-1]))
+    dq = merge_heads(ds @ k)
+    dq *= 1 / math.sqrt(d_head)
     dk = ds.mT @ q
-    return merge_heads(dq), merge_heads(dk), merge_heads(dv)
+    return dq, merge_heads(dk), merge_heads(dv)
 
 
 # ---- losses: the only place that divides by the batch ----------------------------------------------------------------

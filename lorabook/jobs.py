@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from .adapters.lora import shared_weights
 from .backend import data_like
 from .data import SHIFTS, Batches, digits
 from .errors import InputError
 from .hub import locate
 from .layers import Layer
 from .models.bert import BertForSequenceClassification
+from .parallel import Workers, tokens
 from .pretrain import pretrained_mlp
 from .text import TextBatches, load_tokenizer, movie_reviews, text_file
 
@@ -92,9 +94,15 @@ def _check_labels(model, config, names):
         raise InputError(f"{model} was trained on the labels {saved}; the data has {names}")
 
 
-def evaluate(model, test):
+def evaluate(model, test, workers=None):
     """(mean cross entropy in nats, accuracy in 0 .. 1) over the batches of a Job's test rows."""
     like = next(iter(model.named_params().values()))
-    results = [(len(y), *model.evaluate(data_like(x, like), data_like(y, like))) for x, y in test]
+
+    def one(batch):
+        x, y = batch
+        return len(y), *model.evaluate(data_like(x, like), data_like(y, like))
+
+    with Workers(workers) as team, shared_weights(model, sum(tokens(x) for x, _ in test), team.map):
+        results = list(team.map(one, test))
     rows = sum(n for n, _, _ in results)
     return sum(n * loss for n, loss, _ in results) / rows, sum(n * accuracy for n, _, accuracy in results) / rows

@@ -132,7 +132,8 @@ class Linear(Layer):
         )
 
     def forward(self, x, rng=None):
-        return F.linear(x, self.params["weight"], self.params.get("bias"))
+        y, (x, weight) = F.linear(x, self.params["weight"], self.params.get("bias"))
+        return y, (x if "weight" in self.trainable else None, weight)  # for a frozen weight, x is needed no more
 
     def backward(self, dout, cache, need_dx=True):
         dx, dweight, dbias = F.linear_backward(dout, cache, self.needs(need_dx))
@@ -211,16 +212,16 @@ class Embedding(Layer):
 class Sequential(Layer):
     """Children one after another. The backward pass stops below the lowest child that has anything to train.
 
-    `context` (an attention bias, say) goes to every child's forward.
+    `context` (an attention bias, say) goes to every child's forward, `last` to the last child's only.
     """
 
     def __init__(self, children):
         super().__init__(children=children)
 
-    def forward(self, x, rng=None, **context):
+    def forward(self, x, rng=None, last=None, **context):
         caches = []
-        for child in self.children.values():
-            x, cache = child.forward(x, rng, **context)
+        for i, child in enumerate(self.children.values(), 1):
+            x, cache = child.forward(x, rng, **context, **((last or {}) if i == len(self.children) else {}))
             caches.append(cache)
         return x, caches
 

@@ -12,6 +12,7 @@ from .environment import environment
 from .errors import FormatError, InputError, NonFiniteError
 from .io import fingerprint, read_checkpoint, write_checkpoint
 from .optim import clip_grad_norm, schedule
+from .parallel import Workers
 
 HISTORY = ("loss", "lr", "grad_norm")
 ADVICE = ". Weights and optimizer are as before this step. A lower learning rate, warm-up or max_grad_norm may help"
@@ -32,6 +33,7 @@ def train(
     resume=False,
     description=None,
     progress=False,
+    workers=None,
 ):
     """Train the trainable parameters in place; returns the history, a list of {step, epoch, loss, lr, grad_norm}.
 
@@ -39,7 +41,7 @@ def train(
     step, so that a run depends on nothing that came before. checkpoint: path of the file written every
     `checkpoint_every` steps and at the end; with `resume` a run continues from it and ends bit for bit where the
     uninterrupted run ends. description: a JSON-able dict of what else defines the run, against which a checkpoint is
-    checked.
+    checked. workers: threads that share each step's work, one a core by default; the result is the same for any number.
 
     Raises NonFiniteError, naming the layer, before a NaN or Inf reaches the weights or the optimizer.
     """
@@ -73,26 +75,26 @@ def train(
 
     like = next(iter(params.values()))
     quiet = None if progress else True  # None: a bar on stderr if that is a terminal
-    for step in tqdm(
-        range(len(history), total), initial=len(history), total=total, delay=2, disable=quiet, unit="step"
-    ):
-        batch = (data_like(part, like) for part in batches.at(step))
-        rng = np.random.default_rng([seed, step])
-        try:
-            loss, norm = _step(model, *batch, rng, optimizer, params, factor(step), max_grad_norm)
-        except NonFiniteError as error:
-            raise NonFiniteError(f"step {step}: {error}{ADVICE}") from None
-        history.append((loss, optimizer.lr * factor(step), norm))
-        if checkpoint is not None and ((step + 1) % checkpoint_every == 0 or step + 1 == total):
-            _save(checkpoint, run, params, optimizer, history)
+    bar = tqdm(range(len(history), total), initial=len(history), total=total, delay=2, disable=quiet, unit="step")
+    with Workers(workers) as team:
+        for step in bar:
+            batch = (data_like(part, like) for part in batches.at(step))
+            rng = np.random.default_rng([seed, step])
+            try:
+                loss, norm = _step(team, model, *batch, rng, optimizer, params, factor(step), max_grad_norm)
+            except NonFiniteError as error:
+                raise NonFiniteError(f"step {step}: {error}{ADVICE}") from None
+            history.append((loss, optimizer.lr * factor(step), norm))
+            if checkpoint is not None and ((step + 1) % checkpoint_every == 0 or step + 1 == total):
+                _save(checkpoint, run, params, optimizer, history)
     steps = enumerate(history)
     return [{"step": i, "epoch": i // len(batches), **dict(zip(HISTORY, row, strict=True))} for i, row in steps]
 
 
 @np.errstate(all="ignore")  # what overflows becomes an error that names the layer, not a warning
-def _step(model, x, y, rng, optimizer, params, lr_factor, max_grad_norm):
+def _step(team, model, x, y, rng, optimizer, params, lr_factor, max_grad_norm):
     """One update in place; returns the loss before it and the gradient's norm before clipping, as Python floats."""
-    loss, grads = model.loss_and_grad(x, y, rng)
+    loss, grads = team.loss_and_grad(model, x, y, rng)
     if not math.isfinite(loss := float(loss)):
         raise NonFiniteError(f"the loss is {loss}, first seen in the output of {_first_non_finite(model, x)}")
     norm = clip_grad_norm(grads, max_grad_norm)

@@ -7,21 +7,23 @@ import types
 
 import numpy as np
 import pytest
-import scipy.special
+import scipy.stats
 from checks import assert_close, assert_lives_on, same_bits
 
 import lorabook
 from lorabook import backend
 from lorabook.backend import (
+    BLOCK,
     arange_like,
     array_namespace,
     asarray_like,
     check_float,
     cupy_wheel,
-    erf,
+    exp_,
     fuse,
     get_xp,
     gpu_problem,
+    normal_distribution,
     scatter_add,
     to_numpy,
 )
@@ -201,11 +203,23 @@ def test_arange_like(xp, put):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_erf(put, rng, dtype):
+def test_normal_distribution(put, rng, dtype):
     x = rng.standard_normal((3, 4)).astype(dtype)
-    got = erf(put(x))
-    assert_lives_on(put(x), got)
-    assert_close(got, scipy.special.erf(x), 4 * np.finfo(dtype).eps)
+    x = np.concatenate([x.ravel(), np.linspace(-12, 12, 1001, dtype=dtype), np.zeros(1, dtype)])
+    cdf, density = normal_distribution(put(x))
+    assert_lives_on(put(x), cdf)
+    exact = scipy.stats.norm
+    tolerance = 2e-7 if dtype == "float32" else 1e-15
+    assert np.abs(to_numpy(cdf) - exact.cdf(x.astype(float))).max() < tolerance
+    assert np.abs(to_numpy(density) - exact.pdf(x.astype(float))).max() < tolerance
+    assert str(cdf.dtype).endswith(dtype) and str(density.dtype).endswith(dtype)
+
+
+def test_exp_in_place(put, rng):
+    x = rng.standard_normal((3, 4))
+    array = put(x)
+    assert exp_(array) is array
+    assert_close(array, np.exp(x), 1e-15)
 
 
 def test_scatter_add_sums_repeated_rows(put, rng):
@@ -274,6 +288,20 @@ def test_fuse_compiles_once_on_cupy(fake_cupy):
     assert double(x) == ("one kernel", x)
     assert len(compiled) == 1
     assert double(np.ones(1)).tolist() == [2.0]
+
+
+def test_fuse_works_on_large_arrays_in_blocks(rng):
+    sizes = []
+
+    @fuse
+    def chain(x):
+        sizes.append(x.size)
+        return x + 1, x > 0
+
+    x = rng.standard_normal((3, BLOCK + 5))
+    y, positive = chain(x)
+    assert same_bits(y, x + 1) and same_bits(positive, x > 0)
+    assert max(sizes) == BLOCK and sum(sizes) == x.size
 
 
 # ---- what the package imports and calls ------------------------------------------------------------------------------

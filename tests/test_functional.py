@@ -110,7 +110,7 @@ def test_activation_at_zero_and_far_out(put, dtype, name):
         "relu": ([0, 0, 0, 100, 1e4], [0, 0, 0, 1, 1]),
     }.get(name, ([0, 0, 0, 100, 1e4], [0, 0, 0.5, 1, 1]))
     assert to_numpy(y).tolist() == values
-    assert to_numpy(slope).tolist() == slopes
+    assert np.abs(to_numpy(slope) - slopes).max() <= (6e-8 if dtype == "float32" else 0)  # one rounding of 0.5
 
 
 def test_exact_gelu_and_its_approximation_differ_by_less_than_5e4(put):

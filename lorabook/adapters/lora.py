@@ -1,5 +1,6 @@
 """LoRA: a frozen linear layer plus a trainable low-rank update (Hu et al. 2021, arXiv:2106.09685)."""
 
+import contextlib
 import math
 import sys
 
@@ -114,7 +115,7 @@ class LoRALinear(Layer):
         lora_A, lora_B = initial_factors(init_lora_weights, self.r, d_out, d_in, rng)
         super().__init__(base.params | {"lora_A": asarray_like(lora_A, weight), "lora_B": asarray_like(lora_B, weight)})
         self.trainable = {"lora_A", "lora_B"}
-        self._unmerged_weight = None
+        self._unmerged_weight = self._shared_weight = None
 
     @property
     def merged(self):
@@ -136,20 +137,18 @@ class LoRALinear(Layer):
         if self.merged:
             self.params["weight"], self._unmerged_weight = self._unmerged_weight, None
 
-    def _merges(self, x):
-        """Whether forward takes the merged contraction order for this x."""
+    def _merges(self, N):
+        """Whether forward takes the merged contraction order for N rows."""
         d_out, d_in = self.params["weight"].shape
-        return self.order == "merged" or (
-            self.order == "auto" and merging_is_cheaper(math.prod(x.shape[:-1]), d_in, d_out)
-        )
+        return self.order == "merged" or (self.order == "auto" and merging_is_cheaper(N, d_in, d_out))
 
     def forward(self, x, rng=None):
         W, b, A, B = (self.params.get(name) for name in ("weight", "bias", "lora_A", "lora_B"))
         if self.merged:
             return F.linear(x, W, b)[0], None
         p = 0.0 if rng is None else self.lora_dropout
-        if p == 0 and self._merges(x):
-            W = W + self.delta_weight()
+        if p == 0 and (self._shared_weight is not None or self._merges(math.prod(x.shape[:-1]))):
+            W = W + self.delta_weight() if self._shared_weight is None else self._shared_weight
             return F.linear(x, W, b)[0], (x, W, None, None)
         M = asarray_like((rng.random(x.shape) >= p) / (1 - p), x) if p else None
         z = F.linear(x if M is None else x * M, A)[0]  # (..., r)
@@ -187,3 +186,20 @@ class LoRALinear(Layer):
     def to(self, xp, dtype=None):
         self.unmerge()
         return super().to(xp, dtype)
+
+
+@contextlib.contextmanager
+def shared_weights(model, N, map=map):
+    """Form W + s B A once for all forwards inside, N rows together, in each layer where that is the cheaper order.
+
+    The factors must not change inside. `map` may form them on several threads.
+    """
+    layers = [layer for _, layer in model.named_layers() if isinstance(layer, LoRALinear)]
+    layers = [layer for layer in layers if not (layer.merged or layer.lora_dropout) and layer._merges(N)]
+    try:
+        for layer, weight in zip(layers, map(lambda x: x.params["weight"] + x.delta_weight(), layers), strict=True):
+            layer._shared_weight = weight
+        yield
+    finally:
+        for layer in layers:
+            layer._shared_weight = None

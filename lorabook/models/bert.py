@@ -134,10 +134,11 @@ class BertModel(Layer):
         super().__init__(children=children)
         self.config, self.pad_token_id = config, config.get("pad_token_id") or 0
 
-    def forward(self, ids, rng=None):
+    def forward(self, ids, rng=None, first=None):
+        """`first`: only the hidden states of the first so many tokens, (B, first, d), which saves most of a block."""
         x, embeddings_cache = self.children["embeddings"].forward(ids, rng)
         bias = F.padding_bias(ids != self.pad_token_id, x)
-        h, blocks_cache = self.children["encoder"].children["layer"].forward(x, rng, bias=bias)
+        h, blocks_cache = self.children["encoder"].children["layer"].forward(x, rng, {"first": first}, bias=bias)
         return h, (embeddings_cache, blocks_cache)
 
     def backward(self, dout, cache, need_dx=False):
@@ -212,21 +213,19 @@ class BertForSequenceClassification(Classifier, Head):
 
     def forward(self, ids, rng=None):
         bert, classifier = self.children.values()
-        h, bert_cache = bert.forward(ids, rng)
+        h, bert_cache = bert.forward(ids, rng, first=1)  # (B, 1, d)
         z, dense_cache = bert.children["pooler"].children["dense"].forward(h[:, 0, :], rng)  # (B, d)
         pooled, tanh_cache = F.tanh(z)
         logits, classifier_cache = classifier.forward(pooled, rng)
-        return logits, (h, bert_cache, dense_cache, tanh_cache, classifier_cache)
+        return logits, (bert_cache, dense_cache, tanh_cache, classifier_cache)
 
     def backward(self, dout, cache, need_dx=False):
         bert, classifier = self.children.values()
-        h, bert_cache, dense_cache, tanh_cache, classifier_cache = cache
+        bert_cache, dense_cache, tanh_cache, classifier_cache = cache
         dpooled, grads = classifier.backward(dout, classifier_cache)
         dz = F.activation_backward(dpooled, tanh_cache)
         dfirst, pooler_grads = bert.children["pooler"].children["dense"].backward(dz, dense_cache)
-        dh = array_namespace(h).zeros_like(h)
-        dh[:, 0, :] = dfirst
-        _, bert_grads = bert.backward(dh, bert_cache)
+        _, bert_grads = bert.backward(dfirst[:, None, :], bert_cache)
         grads = prefixed("classifier", grads) | prefixed("bert.pooler.dense", pooler_grads)
         return None, grads | prefixed("bert", bert_grads)
 

@@ -9,12 +9,12 @@ class Classifier:
 
     loss = "cross_entropy"
 
-    def loss_and_grad(self, x, target, rng=None):
-        """The loss and the gradients of the trainable parameters. x: N rows; target (N,) labels, or (N, k) values."""
+    def loss_and_grad(self, x, target, rng=None, share=1.0):
+        """The loss and the gradients of `share` times it. x: N rows; target (N,) labels, or (N, k) values."""
         y, cache = self.forward(x, rng)
         forward, backward = F.LOSSES[self.loss]
         loss, loss_cache = forward(y, target)
-        _, grads = self.backward(backward(1.0, loss_cache), cache, need_dx=False)
+        _, grads = self.backward(backward(share, loss_cache), cache, need_dx=False)
         return loss, grads
 
     def evaluate(self, x, labels):

@@ -11,7 +11,10 @@ from ..layers import Activation, Layer, LayerNorm, Linear, prefixed
 
 
 class SelfAttention(Layer):
-    """Multi-head attention of x (B, T, d) on itself: children query, key, value; see `functional.attention`."""
+    """Multi-head attention of x (B, T, d) on itself: children query, key, value; see `functional.attention`.
+
+    `first`: only the first so many tokens ask; all are still read. Then the output is (B, first, d).
+    """
 
     def __init__(self, query, key, value, heads):
         super().__init__(children={"query": query, "key": key, "value": value})
@@ -20,22 +23,27 @@ class SelfAttention(Layer):
             raise InputError(f"the width of attention must be a multiple of its heads; got {width} and {heads}")
         self.heads = heads
 
-    def forward(self, x, rng=None, bias=None):
-        outputs, caches = zip(*(child.forward(x, rng) for child in self.children.values()), strict=True)
+    def forward(self, x, rng=None, bias=None, first=None):
+        inputs = (x if first is None else x[:, :first, :], x, x)
+        outputs, caches = zip(
+            *(child.forward(x, rng) for child, x in zip(self.children.values(), inputs, strict=True)), strict=True
+        )
         o, cache = F.attention(*outputs, self.heads, bias)
         return o, (*caches, cache)
 
     def backward(self, dout, caches, need_dx=True):
         """x goes into all three projections, so its three gradients add."""
         *caches, cache = caches
+        douts = F.attention_backward(dout, cache)
         dx, grads = None, {}
-        for (name, child), cache_, d in zip(
-            self.children.items(), caches, F.attention_backward(dout, cache), strict=True
-        ):
+        for (name, child), cache_, d in reversed(list(zip(self.children.items(), caches, douts, strict=True))):
             if need_dx or child.trains():
-                dx_, own = child.backward(d, cache_, need_dx)
-                dx = dx_ if dx is None else dx + dx_
+                d, own = child.backward(d, cache_, need_dx)
                 grads |= prefixed(name, own)
+                if dx is None:
+                    dx = d
+                elif need_dx:
+                    dx[:, : d.shape[1], :] += d
         return dx, grads
 
 
@@ -68,6 +76,8 @@ class PostNormBlock(Layer):
 
     u = LayerNorm(x + attention.output.dense(attention.self(x)))
     y = LayerNorm(u + output.dense(gelu(intermediate.dense(u))))
+
+    `first`: compute y for the first so many tokens only, (B, first, d): all that a head on the first token reads.
     """
 
     def __init__(self, attention, attention_output, intermediate, output, activation="gelu"):
@@ -100,10 +110,10 @@ class PostNormBlock(Layer):
             self.children["output"],
         )
 
-    def forward(self, x, rng=None, bias=None):
+    def forward(self, x, rng=None, bias=None, first=None):
         attention, attention_output, intermediate, output = self._parts()
-        a, attention_cache = attention.forward(x, rng, bias)
-        u, attention_output_cache = attention_output.forward(a, x, rng)
+        a, attention_cache = attention.forward(x, rng, bias, first)
+        u, attention_output_cache = attention_output.forward(a, x[:, : a.shape[1], :], rng)
         h, intermediate_cache = intermediate.forward(u, rng)
         h, activation_cache = self.activation.forward(h)
         y, output_cache = output.forward(h, u, rng)
@@ -130,7 +140,9 @@ class PostNormBlock(Layer):
         if not below_attention_output:
             return None, grads
         dx_attention, own = attention.backward(da, attention_cache, need_dx)
-        return (dx + dx_attention if need_dx else None), grads | prefixed("attention.self", own)
+        if need_dx:
+            dx_attention[:, : dx.shape[1], :] += dx
+        return dx_attention, grads | prefixed("attention.self", own)
 
 
 class PreNormBlock(Layer):

@@ -1,0 +1,100 @@
+"""Data parallelism: the batch of a step in shards, on threads of one machine.
+
+A layer stores nothing in forward and backward, so all shards work on one read-only model, each on a thread with one
+BLAS thread: NumPy lets go of the interpreter while it computes. That way everything is shared out, not the matrix
+products alone. How a batch is cut does not depend on the number of workers, and gradients are added in the order of the
+shards: the same bits on one core and on many.
+"""
+
+import contextlib
+import contextvars
+import ctypes
+import itertools
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+from threadpoolctl import threadpool_limits
+
+from .adapters.lora import shared_weights
+from .backend import array_namespace
+from .errors import InputError
+from .layers import add_grads
+
+SHARD_TOKENS = 512  # what one thread computes at a time: enough for full speed of the products, little enough to cache
+
+
+def cores():
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def tokens(x):
+    """Rows that a linear layer sees of a batch: token ids (B, T) make B T of them, features (N, d) make N."""
+    return math.prod(x.shape) if array_namespace(x).isdtype(x.dtype, "integral") else x.shape[0]
+
+
+def cut(x):
+    """The slices of a batch's rows: an even number of shards of about 512 tokens, or one for a small batch.
+
+    On a GPU always one shard: there, one large product is what is fast.
+    """
+    rows, small = x.shape[0], tokens(x) < SHARD_TOKENS / 2 or array_namespace(x).__name__ == "cupy"
+    n = 1 if small else min(rows, 2 * max(1, round(tokens(x) / (2 * SHARD_TOKENS))))
+    edges = [i * rows // n for i in range(n + 1)]
+    return [slice(*edge) for edge in itertools.pairwise(edges)]
+
+
+class Workers:
+    """Threads that share the work of a step: `with Workers(2) as workers: workers.loss_and_grad(model, x, y)`."""
+
+    def __init__(self, n=None):
+        """n: number of threads; default: one a core."""
+        n = cores() if n is None else n
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise InputError(f"workers must be an integer of at least 1; got {n!r}")
+        self.n, self._stack = n, contextlib.ExitStack()
+
+    def __enter__(self):
+        keep_freed_memory()
+        self._stack.enter_context(threadpool_limits(1, "blas"))
+        self._pool = self._stack.enter_context(ThreadPoolExecutor(self.n)) if self.n > 1 else None
+        return self
+
+    def __exit__(self, *_):
+        self._stack.close()
+
+    def map(self, function, *arguments):
+        """Like the builtin `map`: results in order, whichever thread is first. NumPy's error state goes along."""
+        if self._pool is None:
+            return map(function, *arguments)
+        return self._pool.map(
+            lambda context, *a: context.run(function, *a), iter(contextvars.copy_context, None), *arguments
+        )
+
+    def loss_and_grad(self, model, x, y, rng=None):
+        """(loss, {name: gradient}) of the mean over the batch, as model.loss_and_grad gives it for the whole."""
+        shards = cut(x)
+        rngs = [None] * len(shards) if rng is None else rng.spawn(len(shards))
+
+        def one(shard, rng):
+            share = (shard.stop - shard.start) / x.shape[0]
+            loss, grads = model.loss_and_grad(x[shard, ...], y[shard, ...], rng, share)
+            return share * loss, grads
+
+        loss, grads = 0.0, {}
+        with shared_weights(model, tokens(x), self.map):
+            for shard_loss, shard_grads in self.map(one, shards, rngs):
+                loss, grads = loss + shard_loss, add_grads(grads, shard_grads)
+        return loss, grads
+
+
+def keep_freed_memory():
+    """Ask glibc to keep what is freed for the next array instead of handing its pages back to the system.
+
+    A step makes and drops the same arrays again and again; fetching zeroed pages anew each time costs about 5 %.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # another system, another allocator
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, value in ((-8, 1), (-3, 1 << 25), (-1, 1 << 30)):  # ARENA_MAX, MMAP_THRESHOLD, TRIM_THRESHOLD
+            mallopt(option, value)
