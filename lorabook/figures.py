@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import plotting, plotting_reviews, reviews
+from . import plotting, plotting_reviews, review_directions, reviews
 from .bounds import bound_sweep
 from .data import SHIFTS, csv_task, digits
 from .errors import InputError
@@ -80,6 +80,10 @@ FIGURES = {
     "reviews_recipe": Figure(_reviews(reviews.recipe), plotting_reviews.recipe),
     "reviews_matrices": Figure(_reviews(reviews.which_matrices), plotting_reviews.matrices),
     "reviews_rank": Figure(_reviews(reviews.which_rank), plotting_reviews.ranks),
+    "reviews_subspaces": Figure(review_directions.subspaces, plotting_reviews.subspaces),
+    "reviews_amplification": Figure(review_directions.amplifications, plotting_reviews.amplifications),
+    "reviews_spectrum": Figure(review_directions.spectra, plotting_reviews.spectra),
+    "reviews_intruders": Figure(review_directions.intruders, plotting_reviews.intruders),
 }
 
 

@@ -35,6 +35,7 @@ RECIPE_EPOCHS = 2
 TABLE_EPOCHS = (
     1  # of the runs behind the paper's Tables 5, 6 and 7: 57 of them, and two epochs would take twice as long
 )
+RANKS = (1, 2, 4, 8, 64)
 SEEDS = (0, 1, 2)
 # {(method, r): accuracy} that torch and PEFT reached in this recipe: one run each, on a split of their own. Full
 # fine-tuning was noted as "more than 85 %".
@@ -99,7 +100,7 @@ def which_matrices(seeds=SEEDS):
 def which_rank(seeds=SEEDS):
     """Which rank? The settings of the LoRA paper's Table 6."""
     q, _, v, _ = ATTENTION
-    rows = [(targets, r) for targets in ((q,), (q, v), ATTENTION) for r in (1, 2, 4, 8, 64)]
+    rows = [(targets, r) for targets in ((q,), (q, v), ATTENTION) for r in RANKS]
     return [Setting("lora", targets, r, seed, TABLE_EPOCHS) for targets, r in rows for seed in seeds]
 
 

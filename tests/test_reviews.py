@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from checks import tiny_config, write_bert
 
-from lorabook import InputError, figures, io, reviews
+from lorabook import InputError, figures, io, review_directions, reviews, subspace
 from lorabook.layers import Linear
 from lorabook.models.bert import BertForSequenceClassification
 from lorabook.tables import read_csv
@@ -109,11 +109,89 @@ def test_a_result_of_another_setting_is_refused(task, tmp_path, monkeypatch):
         reviews.run_all([setting], tmp_path, task=task)
 
 
-def test_figures_of_the_runs(default_task, tmp_path):
+@pytest.fixture
+def runs(default_task, tmp_path):
+    """What a figure's rows function takes: one process, no progress, a folder of runs."""
+    return 1, False, tmp_path / "runs"
+
+
+def stored(folder, setting, place):
+    """(lora_A, lora_B) of a run, as the file has them."""
+    arrays, _ = io.read_safetensors(folder / setting.name / "adapter_model.safetensors")
+    return (arrays[f"base_model.model.{place.path}.{factor}.weight"].astype("f8") for factor in ("lora_A", "lora_B"))
+
+
+def test_every_figure_of_the_runs_is_made_and_drawn(default_task, tmp_path):
     (tmp_path / "data").mkdir()
-    picture = figures.rebuild("reviews_recipe", tmp_path, runs=tmp_path / "runs")
-    assert picture.stat().st_size > 10_000
-    rows = read_csv(tmp_path / "data" / "reviews_recipe.csv")
-    assert len(rows) == 15
-    assert list(rows[0]) == "method targets r epochs lr seed params test_loss test_accuracy seconds".split()
-    assert len(list((tmp_path / "runs").iterdir())) == 15
+    names = [name for name in figures.FIGURES if name.startswith("reviews_")]
+    for name in names:
+        picture = figures.rebuild(name, tmp_path, runs=tmp_path / "runs")
+        assert picture.stat().st_size > 10_000
+    rows = {name.removeprefix("reviews_"): read_csv(tmp_path / "data" / f"{name}.csv") for name in names}
+    assert list(rows["recipe"][0]) == "method targets r epochs lr seed params test_loss test_accuracy seconds".split()
+    assert len(list((tmp_path / "runs").iterdir())) == 15 + 21 + 45 - 9
+    matrices, pairs = 2 * 2, 2 * 2 + 1  # layers, or layers and the random control
+    assert {name: len(table) for name, table in rows.items()} == {
+        "recipe": 15,
+        "matrices": 21,
+        "rank": 45,
+        "subspaces": 3 * pairs * (4 * 7 + 7 * 7),
+        "amplification": matrices * 5 * 3,
+        "spectrum": matrices * (9 + 3 * (9 + 6 + 1)),
+        "intruders": matrices * 3 * (3 + 5),
+    }
+
+
+def test_updates_are_those_of_the_runs(runs):
+    folder = runs[-1]
+    lora, full = reviews.Setting("lora", QV, 2, 1), reviews.Setting("full")
+    opened = review_directions.Runs([lora, full], folder)
+    place = review_directions.Where("value", 1)
+    A, B = stored(folder, lora, place)
+    np.testing.assert_array_equal(opened.factors(lora)[place][0], A)
+    np.testing.assert_allclose(opened.update(lora)[place], 16 / 2 * B @ A, rtol=1e-12, atol=1e-15)
+    update, _ = io.read_safetensors(folder / full.name / "update.safetensors")
+    np.testing.assert_array_equal(opened.update(full)[place], update[f"{place.path}.weight"])
+    job = reviews.Task().job()
+    np.testing.assert_array_equal(opened.base[place], job.model.named_params()[f"{place.path}.weight"])
+    assert len(opened.places) == 4
+
+
+def test_subspaces_compare_runs_of_different_seeds(runs):
+    rows = review_directions.subspaces(*runs)
+    assert {(row["seed1"], row["seed2"]) for row in rows} == {(0, 1), (1, 2), (2, 0)}
+    assert all(row["kind"] == ("trained" if row["matrix"] else "random") for row in rows)
+    place, settings = review_directions.Where("query", 0), {s.r: s for s in reviews.which_rank([1]) if s.targets == QV}
+    A, _ = stored(runs[-1], settings[8], place)
+    other, _ = stored(runs[-1], next(s for s in reviews.which_rank([2]) if s.targets == QV and s.r == 64), place)
+    key = {"r1": 8, "matrix": "query", "layer": 0, "seed1": 1, "i": 4, "j": 16}
+    (row,) = [row for row in rows if key.items() <= row.items()]
+    assert row["phi"] == pytest.approx(subspace.subspace_similarity(A, other)[3, 15], abs=5e-5)
+
+
+def test_amplification_is_the_ratio_of_its_columns(runs):
+    for row in review_directions.amplifications(*runs):
+        assert row["amplification"] == pytest.approx(row["norm_update"] / row["from_update"], rel=1e-6)
+        assert row["from_update"] <= row["from_weight"] <= row["norm_weight"] * (1 + 1e-12)
+
+
+def test_spectra_end_at_the_rank_and_hold_all_of_the_energy(runs):
+    rows = review_directions.spectra(*runs)
+    last = {}
+    for row in rows:
+        assert row["what"] == "weight" or row["seed"] in (0, 1, 2)
+        last[row["what"], row["r"], row["matrix"], row["layer"], row["seed"]] = row
+    assert {(key[1], row["i"]) for key, row in last.items() if key[0] == "lora"} == {(8, 8), (1, 1)}
+    assert all(row["energy"] == pytest.approx(1) for key, row in last.items() if key[0] == "lora")
+    assert all(0.9 < row["energy"] < 1 for key, row in last.items() if key[0] != "lora")
+
+
+def test_intruders_are_counted_as_in_subspace(runs):
+    rows = review_directions.intruders(*runs)
+    setting = next(s for s in reviews.which_rank([2]) if s.targets == QV and s.r == 1)
+    opened = review_directions.Runs([setting], runs[-1])
+    for place, delta in opened.update(setting).items():
+        key = {"method": "lora", "r": 1, "epochs": 1, "seed": 2, "matrix": place.matrix, "layer": place.layer}
+        (row,) = [row for row in rows if key.items() <= row.items()]
+        assert row["intruders"] == len(subspace.intruder_dimensions(opened.base[place], delta))
+        assert row["smallest_cosine"] == pytest.approx(subspace.largest_cosines(opened.base[place], delta).min())
