@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import plotting
+from . import plotting, plotting_reviews, review_directions, reviews
 from .bounds import bound_sweep
 from .data import SHIFTS, csv_task, digits
 from .errors import InputError
@@ -20,7 +20,7 @@ HIDDEN = (128, 128)
 
 @dataclass(frozen=True)
 class Figure:
-    """rows(jobs, progress) computes the numbers, plot(rows) draws them."""
+    """rows(jobs, progress, runs) computes the numbers, plot(rows) draws them. runs: folder of the encoder's runs."""
 
     rows: object
     plot: object
@@ -51,17 +51,22 @@ def _sizes(model):
     return "-".join(str(n) for n in (weights[0].shape[1], *(W.shape[0] for W in weights)))
 
 
-def _rank_vs_error(jobs, progress):
+def _rank_vs_error(jobs, progress, runs):
     return rank_sweep(setting_for()[0], RANKS, range(5), jobs, progress)
 
 
-def _learning_rates(jobs, progress):
+def _learning_rates(jobs, progress, runs):
     rates = (1e-3, 3e-3, 1e-2, 3e-2)
     return learning_rate_sweep(setting_for()[0], (None, 1, 4, 64), rates, range(5), jobs, progress)
 
 
-def _planted_bound(jobs, progress):
+def _planted_bound(jobs, progress, runs):
     return bound_sweep((1, 2, 3, 4, 6, 8), range(5), jobs=jobs, progress=progress)
+
+
+def _reviews(settings):
+    """rows of a Figure whose numbers are the results of these runs."""
+    return lambda jobs, progress, runs: reviews.run_all(settings(), runs, jobs, progress)
 
 
 def _plot_rank_vs_error(rows):
@@ -72,15 +77,25 @@ FIGURES = {
     "rank_vs_error": Figure(_rank_vs_error, _plot_rank_vs_error),
     "learning_rates": Figure(_learning_rates, plotting.learning_rates),
     "planted_bound": Figure(_planted_bound, plotting.planted_bound),
+    "reviews_recipe": Figure(_reviews(reviews.recipe), plotting_reviews.recipe),
+    "reviews_matrices": Figure(_reviews(reviews.which_matrices), plotting_reviews.matrices),
+    "reviews_rank": Figure(_reviews(reviews.which_rank), plotting_reviews.ranks),
+    "reviews_subspaces": Figure(review_directions.subspaces, plotting_reviews.subspaces),
+    "reviews_amplification": Figure(review_directions.amplifications, plotting_reviews.amplifications),
+    "reviews_spectrum": Figure(review_directions.spectra, plotting_reviews.spectra),
+    "reviews_intruders": Figure(review_directions.intruders, plotting_reviews.intruders),
 }
 
 
-def rebuild(name, folder, jobs=1, progress=False):
-    """Compute one figure from scratch: folder/data/NAME.csv and folder/NAME.svg. Returns the path of the picture."""
+def rebuild(name, folder, jobs=1, progress=False, runs=reviews.FOLDER):
+    """Compute one figure: folder/data/NAME.csv and folder/NAME.svg. Returns the path of the picture.
+
+    All from scratch, but for the runs of the encoder that are in the folder `runs` already.
+    """
     if name not in FIGURES:
         raise InputError(f"unknown figure {name!r}; expected one of {', '.join(FIGURES)}")
     folder = Path(folder)
-    rows = FIGURES[name].rows(jobs, progress)
+    rows = FIGURES[name].rows(jobs, progress, runs)
     write_csv(folder / "data" / f"{name}.csv", rows, f"lorabook figures {name}")
     return redraw(name, folder)
 

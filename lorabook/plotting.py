@@ -33,11 +33,11 @@ def save(figure, path):
         figure.savefig(path, dpi=150, metadata={"Date": None} if str(path).endswith(".svg") else {"Software": None})
 
 
-def _curve(axes, rows, method, value, label=None, scale=1.0):
+def _curve(axes, rows, method, value, label=None, scale=1.0, color=None):
     """Median line and band over the seeds of one method's `value` against r; returns the line's last point."""
     points = [(r, *(scale * v for v in spread)) for (r,), spread in median_by(rows, ("r",), value).items()]
     r, middle, low, high = zip(*sorted(points), strict=True)
-    style = {"color": PALETTE.get(method), "marker": MARKERS.get(method, "o")}
+    style = {"color": color or PALETTE.get(method), "marker": MARKERS.get(method, "o")}
     (line,) = axes.plot(r, middle, label=label, **style)
     axes.fill_between(r, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
     return r[-1], middle[-1], line.get_color()
@@ -59,8 +59,8 @@ def _log_axis(axes, ticks):
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _percent(axes):
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g} %"))
+def _percent(axis):
+    axis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g} %"))
 
 
 def _name(axes, text, at, offset, color, **kwargs):
@@ -116,7 +116,7 @@ def rank_vs_error(rows, title=None):
     )
     right.set_ylim(bottom=min(full, least * 2) / 2)
     _log_axis(right, (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100))
-    _percent(right)
+    _percent(right.yaxis)
     right.set_ylabel("wrong on held-out rows")
     right.set_title("How many mistakes?")
     for axes in (left, right):
@@ -216,6 +216,6 @@ def spectrum(curves, name):
     right.set_xlabel("rank r")
     right.set_ylabel("relative error (Frobenius)")
     right.set_ylim(bottom=0)
-    _percent(right)
+    _percent(right.yaxis)
     right.set_title("Error of the rank-r truncation")
     return figure

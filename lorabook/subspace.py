@@ -20,17 +20,34 @@ def subspace_similarity(A1, A2):
     return np.cumsum(np.cumsum(overlap, axis=0), axis=1) / np.minimum(i[:, None], j[None, :])
 
 
+def norm_between(W, other, r):
+    """||U^T W V||_F for the first r singular vectors U (d_out, r), V (d_in, r) of `other`: what W does between them.
+
+    (Hu et al. 2021, arXiv:2106.09685, section 7.3.) At most the norm of W truncated to rank r, which is the value
+    for `other` = W; about ||W||_F r / sqrt(d_out d_in) for a random matrix.
+    """
+    r = check_rank(r, *W.shape)
+    U, _, Vt = svd(other)
+    inside = U[:, :r].T @ W @ Vt[:r, :].T  # (r, r)
+    xp = array_namespace(inside)
+    return float(xp.sqrt(xp.sum(inside * inside)))
+
+
 def amplification(W, delta, r):
     """||delta_r||_F / ||U^T W V||_F: how far the update exceeds what W does in the update's own directions.
 
     (Hu et al. 2021, arXiv:2106.09685, section 7.3.) U (d_out, r), V (d_in, r): the first r singular
     vectors of delta; delta_r: delta truncated to rank r. The paper finds 21.5 at r = 4 for a matrix of GPT-3.
     """
-    r = check_rank(r, *W.shape)
-    U, s, Vt = svd(delta)
-    inside = U[:, :r].T @ W @ Vt[:r, :].T  # (r, r): what W does between the directions of delta
+    s = svd(delta)[1][:r]
     xp = array_namespace(W, delta)
-    return float(xp.sqrt(xp.sum(s[:r] ** 2) / xp.sum(inside * inside)))
+    return float(xp.sqrt(xp.sum(s * s))) / norm_between(W, delta, r)
+
+
+def largest_cosines(W, delta, top=10):
+    """max_j |<u_i, u_j(W)>|, (top,), for the first left singular vectors u_i of W + delta: 1 if u_i is one of W's."""
+    top = check_rank(top, *W.shape)
+    return np.abs(to_numpy(svd(W + delta)[0][:, :top].T @ svd(W)[0])).max(axis=1)
 
 
 def intruder_dimensions(W, delta, top=10, epsilon=0.5):
@@ -39,6 +56,4 @@ def intruder_dimensions(W, delta, top=10, epsilon=0.5):
     (Shuttleworth et al. 2024, arXiv:2410.21228.) Fine-tuning rotates the singular vectors of W a little; an intruder is
     like none of them.
     """
-    top = check_rank(top, *W.shape)
-    similar = np.abs(to_numpy(svd(W + delta)[0][:, :top].T @ svd(W)[0]))  # (top, n)
-    return np.flatnonzero(similar.max(axis=1) < epsilon)
+    return np.flatnonzero(largest_cosines(W, delta, top) < epsilon)

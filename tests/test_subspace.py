@@ -47,6 +47,23 @@ def test_amplification_follows_its_definition(put, rng):
     assert subspace.amplification(put(W), put(delta), 2) == pytest.approx(expected)
 
 
+def test_norm_between_directions_of_the_matrix_itself_and_of_random_ones(put, rng):
+    W = rng.standard_normal((30, 50))
+    s = np.linalg.svd(W, compute_uv=False)
+    assert subspace.norm_between(put(W), put(W), 4) == pytest.approx(np.sqrt(np.sum(s[:4] ** 2)))
+    draws = [np.random.default_rng(seed).standard_normal((30, 50)) for seed in range(1, 41)]
+    norms = [subspace.norm_between(W, draw, 4) for draw in draws]
+    expected = np.linalg.norm(W) * 4 / np.sqrt(30 * 50)
+    assert np.sqrt(np.mean(np.square(norms))) == pytest.approx(expected, rel=0.1)
+
+
+def test_largest_cosine_is_1_where_a_direction_stays_and_small_where_it_is_new():
+    W = np.diag([5.0, 4.0, 3.0, 2.0, 1.0, 0.5, 0.4, 0.3])
+    new = np.ones(8) / np.sqrt(8)
+    np.testing.assert_allclose(subspace.largest_cosines(W, 0 * W, top=3), 1)
+    assert subspace.largest_cosines(W, 1e6 * np.outer(new, new), top=1) == pytest.approx(8**-0.5, rel=1e-3)
+
+
 def test_a_strong_new_direction_is_an_intruder_and_a_stronger_old_one_is_not(rng):
     W = np.diag([5.0, 4.0, 3.0, 2.0, 1.0, 0.5, 0.4, 0.3])
     new = np.ones(8) / np.sqrt(8)

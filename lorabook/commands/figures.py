@@ -14,6 +14,8 @@ def add_arguments(parser):
     parser.add_argument("names", nargs="*", metavar="NAME", help="figures to rebuild (default: all)")
     parser.add_argument("--out", default="figures", help="folder (default: %(default)s)")
     add_jobs(parser)
+    runs = "runs behind the reviews_* figures, hours of them; finished ones are not repeated (default: %(default)s)"
+    parser.add_argument("--runs", default="runs/reviews", metavar="DIR", help=runs)
     parser.add_argument("--redraw", action="store_true", help="draw from the CSV files that are there; compute nothing")
 
 
@@ -27,6 +29,9 @@ def run(args):
     if unknown := [name for name in names if name not in figures.FIGURES]:
         raise InputError(f"unknown figure {unknown[0]!r}; expected one of {', '.join(figures.FIGURES)}")
     prepare_folder(Path(args.out) / "data")
-    make = figures.redraw if args.redraw else lambda name, out: figures.rebuild(name, out, args.jobs, progress=True)
-    paths = [str(make(name, args.out)) for name in names]
+    args.after_interrupt = f"; the same command goes on with the finished runs in {args.runs}"
+    if args.redraw:
+        paths = [str(figures.redraw(name, args.out)) for name in names]
+    else:
+        paths = [str(figures.rebuild(name, args.out, args.jobs, True, args.runs)) for name in names]
     return {"figures": paths}, "\n".join(f"wrote {path}" for path in paths)

@@ -1,0 +1,237 @@
+"""The encoder's experiments drawn: rows of the reviews_* CSV files in, Figure out, as in `plotting`."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from .plotting import PALETTE, _curve, _log_axis, _name, _percent, _rank_axis, styled
+from .reviews import PEFT
+from .tables import median_by
+
+ALL = "query key value attention.output.dense"
+SHORT = {"query": "Wq", "key": "Wk", "value": "Wv", "attention.output.dense": "Wo"}
+COLORS = {"query": "#0072B2", "query value": "#D55E00", ALL: "#009E73"}
+GREY = "#666666"
+
+
+def _short(targets):
+    return ", ".join(SHORT[target] for target in targets.split())
+
+
+def _epochs(rows):
+    (epochs,) = {row["epochs"] for row in rows}
+    return "1 epoch" if epochs == 1 else f"{epochs} epochs"
+
+
+def _note(figure, text):
+    figure.suptitle(text, x=0.01, ha="left", fontsize=9.5, color="#444444")
+
+
+def _names(axes, ends):
+    """Names at the ends of lines, {name: ((x, y), color)}, moved apart where they would overlap."""
+    low, high = axes.get_ylim()
+    gap, floor = (high - low) / 16, -np.inf
+    for name, ((x, y), color) in sorted(ends.items(), key=lambda item: item[1][0][1]):
+        floor = max(y, floor + gap)
+        _name(axes, name, (x, floor), (7, -3), color)
+
+
+def _dots(axes, groups, colors):
+    """A line of dots, one a seed, with a bar at their median, for every (label, rows) of `groups`, the first on top."""
+    for y, ((_, rows), color) in enumerate(zip(groups, colors, strict=True)):
+        right = [100 * row["test_accuracy"] for row in rows]
+        middle = 100 * median_by(rows, (), "test_accuracy")[()][0]
+        axes.plot(right, [y] * len(right), "o", color=color, alpha=0.6, markeredgewidth=0)
+        axes.plot([middle, middle], [y - 0.28, y + 0.28], color=color, linewidth=2.4)
+        _name(axes, f"{middle:.1f} %", (middle, y - 0.28), (0, 1), color, ha="center", va="bottom")
+    axes.set_yticks(range(len(groups)), [label for label, _ in groups])
+    axes.set_ylim(len(groups) - 0.4, -0.8)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("right on held-out reviews")
+    axes.set_ylabel("what trains")
+    _percent(axes.xaxis)
+
+
+@styled
+def recipe(rows):
+    """Accuracy of full fine-tuning, LoRA and the head alone, with what PEFT reached, from the rows of the recipe."""
+    names = {"full": "everything", "head": "pooler and classifier", "classifier": "classifier"}
+    figure, axes = plt.subplots(figsize=(7.6, 3.8))
+    keys = list(dict.fromkeys((row["method"], row["r"]) for row in rows))
+    groups = []
+    for method, r in keys:
+        own = [row for row in rows if (row["method"], row["r"]) == (method, r)]
+        label = names.get(method, f"LoRA on query and value, r = {r}")
+        groups.append((f"{label}\n{own[0]['params']:,} numbers", own))
+    colors = [PALETTE.get(method, GREY) for method, _ in keys]
+    _dots(axes, groups, colors)
+    for y, key in enumerate(keys):
+        if key in PEFT:
+            axes.plot(100 * PEFT[key], y + 0.28, "D", color="#CC79A7", markerfacecolor="none")
+            at_least = "PEFT: more than " if key[0] == "full" else "PEFT: "
+            text = f"{at_least}{100 * PEFT[key]:.3g} %"
+            _name(axes, text, (100 * PEFT[key], y + 0.28), (-8, -3), "#CC79A7", ha="right")
+    seeds = len({row["seed"] for row in rows})
+    axes.set_title("What has to train?")
+    note = f"dot: one of {seeds} seeds, bar: their median; diamond: PEFT, one run on a split of its own"
+    _note(figure, f"MiniLM on movie reviews, {_epochs(rows)}\n{note}")
+    return figure
+
+
+@styled
+def matrices(rows):
+    """Accuracy for each choice of matrices at a fixed number of parameters: the LoRA paper's Table 5."""
+    figure, axes = plt.subplots(figsize=(7.2, 3.8))
+    groups = []
+    for targets in dict.fromkeys(row["targets"] for row in rows):
+        own = [row for row in rows if row["targets"] == targets]
+        groups.append((f"{_short(targets)}   r = {own[0]['r']}", own))
+    _dots(axes, groups, [PALETTE["lora"]] * len(groups))
+    (params,) = {row["params"] for row in rows}
+    axes.set_title("Which matrices, when the number of parameters is fixed?")
+    seeds = len({row["seed"] for row in rows})
+    note = f"dot: one of {seeds} seeds, bar: their median; {params:,} numbers train in every line"
+    _note(figure, f"MiniLM on movie reviews, {_epochs(rows)}\n{note}")
+    return figure
+
+
+@styled
+def ranks(rows):
+    """Accuracy against rank, a line for each choice of matrices: the LoRA paper's Table 6."""
+    figure, axes = plt.subplots(figsize=(7.2, 3.8))
+    ends = {}
+    for targets, color in COLORS.items():
+        own = [row for row in rows if row["targets"] == targets]
+        ends[targets] = _curve(axes, own, None, "test_accuracy", scale=100, color=color)[:2]
+    _names(axes, {_short(targets): (ends[targets], COLORS[targets]) for targets in ends})
+    _rank_axis(axes, {row["r"] for row in rows})
+    axes.set_xlim(right=190)
+    _percent(axes.yaxis)
+    axes.set_ylabel("right on held-out reviews")
+    seeds = len({row["seed"] for row in rows})
+    axes.set_title("Which rank?")
+    note = f"line: median of {seeds} seeds, band: lowest to highest"
+    _note(figure, f"MiniLM on movie reviews, {_epochs(rows)}\n{note}")
+    return figure
+
+
+@styled
+def subspaces(rows):
+    """phi of the first i and the first j directions of two lora_A, and of two random matrices, numbers in the cells."""
+    pairs = list(dict.fromkeys((row["r1"], row["r2"]) for row in rows))
+    columns = {"query": "Wq", "value": "Wv", None: "random matrices"}
+    heights = [len({row["i"] for row in rows if row["r1"] == r1}) for r1, _ in pairs]
+    figure, panels = plt.subplots(len(pairs), 3, figsize=(9.6, 6.4), height_ratios=heights)
+    for (r1, r2), line in zip(pairs, panels, strict=True):
+        for (matrix, name), axes in zip(columns.items(), line, strict=True):
+            own = [row for row in rows if (row["r1"], row["r2"], row["matrix"]) == (r1, r2, matrix)]
+            phi = {key: middle for key, (middle, _, _) in median_by(own, ("i", "j"), "phi").items()}
+            first, second = (list(dict.fromkeys(key[side] for key in phi)) for side in (0, 1))
+            cells = np.array([[phi[i, j] for j in second] for i in first])
+            axes.imshow(cells, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+            for (y, x), value in np.ndenumerate(cells):
+                color = "white" if value > 0.6 else "black"
+                axes.text(x, y, f"{value:.2f}", color=color, fontsize=8, ha="center", va="center")
+            axes.set_xticks(range(len(second)), second)
+            axes.set_yticks(range(len(first)), first)
+            axes.grid(visible=False)
+            axes.set_xlabel(f"first j directions, r = {r2}")
+            axes.set_ylabel(f"first i directions, r = {r1}")
+            axes.set_title(f"{name}: r = {r1} and r = {r2}" if matrix else f"{name}, {r1} and {r2} rows")
+    layers, seeds = ({row[column] for row in rows} - {None} for column in ("layer", "seed1"))
+    text = r"how much of one subspace lies in the other: $\phi$, from 0 to 1, of lora_A after two trainings"
+    note = f"with different seeds; median of {len(layers)} layers and {len(seeds)} pairs of seeds"
+    _note(figure, f"{text}\n{note}")
+    return figure
+
+
+@styled
+def amplifications(rows):
+    """Amplification factor of every layer, a line for each rank; a panel for each matrix."""
+    figure, panels = plt.subplots(1, 2, figsize=(9.6, 3.9), sharey=True)
+    ranks = sorted({row["r"] for row in rows})
+    shades = plt.get_cmap("YlOrBr")(np.linspace(0.4, 0.95, len(ranks)))
+    for axes, matrix in zip(panels, ("query", "value"), strict=True):
+        for r, color in zip(ranks, shades, strict=True):
+            own = [row for row in rows if (row["matrix"], row["r"]) == (matrix, r)]
+            points = [(layer, *spread) for (layer,), spread in median_by(own, ("layer",), "amplification").items()]
+            layer, middle, low, high = zip(*sorted(points), strict=True)
+            axes.plot(layer, middle, color=color, marker="o")
+            axes.fill_between(layer, low, high, color=color, alpha=0.2, linewidth=0)
+            _name(axes, f"r = {r}", (layer[-1], middle[-1]), (7, -3), color)
+        axes.set_xticks(layer)
+        axes.set_xlim(right=layer[-1] + 0.9)
+        axes.set_xlabel("layer")
+        axes.set_title(f"Update of {SHORT[matrix]}")
+    _log_axis(panels[0], (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200))
+    panels[0].set_ylabel("amplification factor")
+    seeds = len({row["seed"] for row in rows})
+    text = r"$\Vert\Delta W\Vert_F\ /\ \Vert U^T W V\Vert_F$: the update against what W does in its directions"
+    _note(figure, f"{text}\nline: median of {seeds} seeds, band: lowest to highest; {_epochs(rows)}")
+    return figure
+
+
+@styled
+def spectra(rows):
+    """Singular values of W, of the update of full fine-tuning and of LoRA's, a panel for each matrix."""
+    figure, panels = plt.subplots(1, 2, figsize=(9.6, 3.9), sharey=True)
+    styles = {"weight": ("W itself", GREY), "full": ("full fine-tuning", "black"), "lora": ("LoRA", PALETTE["lora"])}
+    for axes, matrix in zip(panels, ("query", "value"), strict=True):
+        own = [row for row in rows if row["matrix"] == matrix]
+        for what, r in dict.fromkeys((row["what"], row["r"]) for row in own):
+            label, color = styles[what]
+            values = median_by([row for row in own if (row["what"], row["r"]) == (what, r)], ("i",), "singular_value")
+            points = [(i, *spread) for (i,), spread in values.items()]
+            i, middle, low, high = zip(*sorted(points), strict=True)
+            axes.plot(i, middle, color=color, marker="o")
+            axes.fill_between(i, low, high, color=color, alpha=0.15, linewidth=0)
+            at = len(i) - 1 if r else len(i) // 2
+            _name(axes, f"{label}, r = {r}" if r else label, (i[at], middle[at]), (6, 5), color)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ticks := (1, 2, 4, 8, 16, 32, 64, 128, 256), [str(tick) for tick in ticks])
+        axes.set_xlabel("index i")
+        axes.set_title(SHORT[matrix])
+    _log_axis(panels[0], (1e-3, 1e-2, 0.1, 1, 10))
+    panels[0].set_ylabel("singular value")
+    layers, seeds = ({row[column] for row in rows} - {None} for column in ("layer", "seed"))
+    text = "singular values of the query and value matrices, and of what training added to them"
+    _note(figure, f"{text}\nline: median of {len(layers)} layers and {len(seeds)} seeds, band: lowest to highest")
+    return figure
+
+
+@styled
+def intruders(rows):
+    """Cosine of the least like leading direction of W + update with W's, against rank; below them, how many are new."""
+    figure, panels = plt.subplots(1, 2, figsize=(9.6, 4.2), sharey=True)
+    short, long = sorted({row["epochs"] for row in rows})
+    ranks = sorted({row["r"] for row in rows} - {None})
+    for axes, matrix in zip(panels, ("query", "value"), strict=True):
+        own = [row for row in rows if row["matrix"] == matrix]
+        count = {
+            key: np.mean([row["intruders"] for row in own if (row["epochs"], row["r"]) == key])
+            for key in dict.fromkeys((row["epochs"], row["r"]) for row in own)
+        }
+        cosine = median_by(own, ("epochs", "r"), "smallest_cosine")
+        last = _curve(axes, [row for row in own if row["epochs"] == short], None, "smallest_cosine", color="#D55E00")
+        _name(axes, f"LoRA, {short} epoch", last[:2], (7, -3), "#D55E00")
+        for r in (r for epochs, r in cosine if epochs == long and r):
+            axes.plot(r, cosine[long, r][0], "s", color="#7F3300", markerfacecolor="none")
+        _name(axes, f"LoRA, {long} epochs", (r, cosine[long, r][0]), (6, -12), "#7F3300")
+        full, low, high = cosine[long, None]
+        axes.axhline(full, color="black", linewidth=1.2, linestyle="--")
+        axes.axhspan(low, high, color="black", alpha=0.08, linewidth=0)
+        _name(axes, f"full fine-tuning, {long} epochs", (1, full), (0, -12), "black")
+        axes.axhline(0.5, color=GREY, linewidth=1)
+        _name(axes, "below: an intruder", (230, 0.5), (0, -11), GREY, ha="right")
+        _name(axes, f"intruders among the first 10, mean, {short} epoch (full: {count[long, None]:.1f}):", (1, 0.08),
+              (-6, 0), GREY)  # fmt: skip
+        for r in ranks:
+            _name(axes, f"{count[short, r]:.1f}", (r, 0.02), (0, 0), GREY, ha="center")
+        _rank_axis(axes, ranks)
+        axes.set_xlim(right=250)
+        axes.set_ylim(0, 1.02)
+        axes.set_title(f"{SHORT[matrix]} and its update")
+    panels[0].set_ylabel("cosine with the closest direction of W")
+    layers, seeds = ({row[column] for row in rows} for column in ("layer", "seed"))
+    text = "of the first 10 left singular vectors of W + update: the one least like any of W's"
+    _note(figure, f"{text}\nline: median of {len(layers)} layers and {len(seeds)} seeds, band: lowest to highest")
+    return figure
