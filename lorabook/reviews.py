@@ -11,7 +11,6 @@ from pathlib import Path
 
 import joblib
 import numpy as np
-from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from .adapter_io import save_adapter
@@ -107,8 +106,7 @@ def which_rank(seeds=SEEDS):
 def run_all(settings, folder=FOLDER, jobs=1, progress=False, task=None):
     """The rows of all settings, in their order, computed where they are missing in `folder`.
 
-    jobs: processes; each computes with one BLAS thread, so that no number but the seconds depends on how many there
-    are. task: `Task()`, the movie reviews, unless told otherwise.
+    jobs: processes; no number but the seconds depends on how many there are. task: `Task()`, the movie reviews, unless told otherwise.
     """
     settings, task = list(dict.fromkeys(settings)), task or Task()
     missing = [setting for setting in settings if _result(setting, folder) is None]
@@ -117,21 +115,20 @@ def run_all(settings, folder=FOLDER, jobs=1, progress=False, task=None):
         for name in (task.model, task.data):
             locate(name)  # fetched once, here, not by every process
         parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
-        rows = parallel(joblib.delayed(run)(setting, folder, task) for setting in missing)
+        rows = parallel(joblib.delayed(run)(setting, folder, task, 1 if jobs > 1 else None) for setting in missing)
         for _ in tqdm(rows, total=len(missing), disable=None if progress else True, unit="run"):
             pass
     return [_result(setting, folder) for setting in settings]
 
 
-def run(setting, folder=FOLDER, task=None):
+def run(setting, folder=FOLDER, task=None, workers=None):
     """Row {method, targets, r, epochs, lr, seed, params, test_loss, test_accuracy, seconds}, computed if missing.
 
     The folder of the run keeps the adapter of LoRA, the update of the encoder's matrices of full fine-tuning.
     """
     if row := _result(setting, folder):
         return row
-    with threadpool_limits(1):
-        return _train(setting, folder, task or Task())
+    return _train(setting, folder, task or Task(), workers)
 
 
 def _result(setting, folder):
@@ -145,7 +142,7 @@ def _result(setting, folder):
     return row
 
 
-def _train(setting, folder, task):
+def _train(setting, folder, task, workers):
     out = prepare_folder(Path(folder) / setting.name)
     job = task.job(setting.seed)
     model, config, before = job.model, None, {}
@@ -167,9 +164,10 @@ def _train(setting, folder, task):
         checkpoint=None if before else out / "checkpoint.safetensors",  # 270 MB, for a run of minutes
         resume=True,
         description=setting.row | asdict(task),
+        workers=workers,
     )
     seconds = time.perf_counter() - start
-    loss, accuracy = evaluate(model, job.test)
+    loss, accuracy = evaluate(model, job.test, workers)
     if config:
         save_adapter(out, model, config, task.model, job.task_type, job.labels)
     if before:
