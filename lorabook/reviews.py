@@ -106,7 +106,8 @@ def which_rank(seeds=SEEDS):
 def run_all(settings, folder=FOLDER, jobs=1, progress=False, task=None):
     """The rows of all settings, in their order, computed where they are missing in `folder`.
 
-    jobs: processes; no number but the seconds depends on how many there are. task: `Task()`, the movie reviews, unless told otherwise.
+    jobs: processes; no number but the seconds depends on how many there are. task: `Task()`, the movie reviews, unless
+    told otherwise.
     """
     settings, task = list(dict.fromkeys(settings)), task or Task()
     missing = [setting for setting in settings if _result(setting, folder) is None]
