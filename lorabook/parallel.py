@@ -2,8 +2,8 @@
 
 A layer stores nothing in forward and backward, so all shards work on one read-only model, each on a thread with one
 BLAS thread: NumPy lets go of the interpreter while it computes. That way everything is shared out, not the matrix
-products alone. How a batch is cut does not depend on the number of workers, and gradients are added in the order of the
-shards: the same bits on one core and on many.
+products alone. A batch of texts too small to be cut leaves the sharing to BLAS. How a batch is cut does not depend on
+the number of workers, and gradients are added in the order of the shards: the same bits on one core and on many.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from .adapters.lora import shared_weights
 from .backend import array_namespace
@@ -29,9 +29,14 @@ def cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
+def are_ids(x):
+    """Whether a batch is token ids (B, T), not features (N, d)."""
+    return array_namespace(x).isdtype(x.dtype, "integral")
+
+
 def tokens(x):
     """Rows that a linear layer sees of a batch: token ids (B, T) make B T of them, features (N, d) make N."""
-    return math.prod(x.shape) if array_namespace(x).isdtype(x.dtype, "integral") else x.shape[0]
+    return math.prod(x.shape) if are_ids(x) else x.shape[0]
 
 
 def cut(x):
@@ -57,7 +62,8 @@ class Workers:
 
     def __enter__(self):
         keep_freed_memory()
-        self._stack.enter_context(threadpool_limits(1, "blas"))
+        self._blas = ThreadpoolController().select(user_api="blas")
+        self._stack.enter_context(self._blas.limit(limits=1))
         self._pool = self._stack.enter_context(ThreadPoolExecutor(self.n)) if self.n > 1 else None
         return self
 
@@ -75,6 +81,7 @@ class Workers:
     def loss_and_grad(self, model, x, y, rng=None):
         """(loss, {name: gradient}) of the mean over the batch, as model.loss_and_grad gives it for the whole."""
         shards = cut(x)
+        few = len(shards) == 1 and are_ids(x)  # a model of texts is large enough for BLAS to share its products
         rngs = [None] * len(shards) if rng is None else rng.spawn(len(shards))
 
         def one(shard, rng):
@@ -83,7 +90,7 @@ class Workers:
             return share * loss, grads
 
         loss, grads = 0.0, {}
-        with shared_weights(model, tokens(x), self.map):
+        with shared_weights(model, tokens(x), self.map), self._blas.limit(limits=self.n if few else 1):
             for shard_loss, shard_grads in self.map(one, shards, rngs):
                 loss, grads = loss + shard_loss, add_grads(grads, shard_grads)
         return loss, grads
