@@ -31,6 +31,7 @@ from lorabook.models.bert import (
     read_config,
     save_pretrained,
 )
+from lorabook.optim import AdamW
 
 SMOOTH = 1e-11
 HEADS = {
@@ -175,14 +176,23 @@ def test_the_bias_of_a_key_has_gradient_zero(rng):
         assert np.abs(grads[f"{name}.weight"]).max() > 0
 
 
-def test_loss_and_grad(rng):
-    model, labels = made(rng), np.array([0, 2, 1, 2])
+LABELS = {
+    "classification": np.array([0, 2, 1, 2]),
+    "tokens": np.where(tiny_ids() > 3, tiny_ids() % 3, -100),  # special tokens and padding do not count
+}
+
+
+@pytest.mark.parametrize("head", LABELS)
+def test_loss_and_grad(rng, head):
+    model, labels = made(rng, head), LABELS[head]
     loss, grads = model.loss_and_grad(tiny_ids(), labels)
+    assert grads.keys() == model.named_params().keys()
     logits, _ = model.forward(tiny_ids())
-    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    assert loss == pytest.approx(-np.log(p[np.arange(4), labels]).mean(), rel=1e-13)
-    probe = tiny_bert(np.random.default_rng(0)).to(np, "complex128")
-    for name in ("classifier.weight", "bert.pooler.dense.bias", "bert.embeddings.word_embeddings.weight"):
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    counted = [-np.log(p[(*i, label)]) for i, label in np.ndenumerate(labels) if label >= 0]
+    assert loss == pytest.approx(np.mean(counted), rel=1e-13)
+    probe = made(np.random.default_rng(0), head).to(np, "complex128")
+    for name in ("classifier.weight", "bert.encoder.layer.1.output.dense.bias", "bert.embeddings.LayerNorm.weight"):
         array = probe.named_params()[name]
 
         def loss_of(value, array=array):
@@ -192,6 +202,26 @@ def test_loss_and_grad(rng):
         original = array.copy()
         assert_close(grads[name], complex_step(loss_of, original.real), SMOOTH)
         array[...] = original
+
+
+def test_evaluate_counts_tokens_with_a_label(put, rng):
+    model, labels = made(rng, "tokens"), LABELS["tokens"]
+    logits, _ = model.forward(tiny_ids())
+    right = (logits.argmax(-1) == labels)[labels >= 0]
+    assert 0 < right.mean() < 1 and right.size < labels.size
+    loss, accuracy = move(model, put).evaluate(put(tiny_ids()), put(labels))
+    assert accuracy == pytest.approx(right.mean(), rel=1e-15)
+    assert loss == pytest.approx(float(model.loss_and_grad(put(tiny_ids()), put(labels))[0]), rel=1e-13)
+
+
+def test_tagging_is_learned(rng):
+    """LoRA on a tiny encoder learns to tell words apart by their own number."""
+    model, labels = made(rng, "tokens"), LABELS["tokens"]
+    inject(model, LoRAConfig(r=4, modules_to_save=["classifier"]), rng)
+    optimizer = AdamW(0.01)
+    for _ in range(60):
+        optimizer.step(model.trainable_params(), model.loss_and_grad(tiny_ids(), labels)[1])
+    assert model.evaluate(tiny_ids(), labels)[1] == 1
 
 
 @EVERY_HEAD

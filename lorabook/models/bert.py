@@ -230,8 +230,8 @@ class BertForSequenceClassification(Classifier, Head):
         return None, grads | prefixed("bert", bert_grads)
 
 
-class BertForTokenClassification(Head):
-    """logits (B, T, k) = classifier(h): one label a token, padding included."""
+class BertForTokenClassification(Classifier, Head):
+    """logits (B, T, k) = classifier(h): one label a token. A label below 0 (padding: -100) does not count."""
 
     def forward(self, ids, rng=None):
         h, bert_cache = self.children["bert"].forward(ids, rng)

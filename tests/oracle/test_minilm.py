@@ -7,7 +7,7 @@ import pytest
 
 from lorabook import InputError, LoRAConfig, cli, hub, inject
 from lorabook.adapter_io import load_adapter, save_adapter
-from lorabook.models.bert import BertForSentenceEmbedding, BertForSequenceClassification
+from lorabook.models.bert import BertForSentenceEmbedding, BertForSequenceClassification, BertForTokenClassification
 from lorabook.optim import AdamW
 from lorabook.text import TextBatches, load_tokenizer
 
@@ -175,6 +175,29 @@ def test_gradients_of_full_fine_tuning(torch, their_base, folder, ids):
     for name, grad in grads.items():
         largest = tensors[name].grad.abs().max().item()
         scale = everywhere if name.endswith("key.bias") else largest  # which has gradient 0
+        assert furthest(grad, tensors[name].grad) < 1e-10 * scale, name
+
+
+def test_token_classification(torch, transformers, folder, ids):
+    """transformers' loss over tokens, with -100 where a token does not count, and its gradients."""
+    model = BertForTokenClassification.from_pretrained(folder, labels=5, rng=5).to(np, "float64")
+    theirs = transformers.BertForTokenClassification.from_pretrained(folder, num_labels=5).double().eval()
+    params = model.named_params()
+    with torch.no_grad():
+        for name in ("weight", "bias"):
+            getattr(theirs.classifier, name).copy_(torch.tensor(params[f"classifier.{name}"]))
+    labels = np.where(ids > 999, ids % 5, -100)  # padding and special tokens have the lowest ids
+    assert 0 < (labels < 0).sum() < labels.size
+    tensor = torch.tensor(ids)
+    want = theirs(input_ids=tensor, attention_mask=(tensor != 0).long(), labels=torch.tensor(labels)).loss
+    want.backward()
+    model.set_trainable(name for name in params if not name.startswith("bert.embeddings"))
+    loss, grads = model.loss_and_grad(ids, labels)
+    assert abs(loss - want.item()) < 1e-10
+    tensors = dict(theirs.named_parameters())
+    everywhere = max(tensors[name].grad.abs().max().item() for name in grads)
+    for name, grad in grads.items():
+        scale = everywhere if name.endswith("key.bias") else tensors[name].grad.abs().max().item()
         assert furthest(grad, tensors[name].grad) < 1e-10 * scale, name
 
 
