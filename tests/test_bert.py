@@ -317,6 +317,17 @@ def test_a_sequence_that_is_too_long(rng):
         model.forward(np.full((1, 10), 5))
 
 
+@pytest.mark.parametrize("cls", [BertForSequenceClassification, BertForTokenClassification])
+@pytest.mark.parametrize("labels", [0, -1, 2.0, True, "2", None, ["a", "b"]])
+def test_a_classifier_of_no_classes(rng, tmp_path, cls, labels):
+    folder = write_bert(tmp_path, made(rng, dtype="float32"))
+    for make in (lambda: cls(tiny_config(), labels), lambda: cls.from_pretrained(folder, labels=labels)):
+        with pytest.raises(InputError, match="labels must be the number of classes, an integer from 1 on; got"):
+            make()
+    with pytest.raises(InputError, match="got 0"):
+        cls(tiny_config())
+
+
 # ---- folders ---------------------------------------------------------------------------------------------------------
 
 

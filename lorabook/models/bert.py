@@ -158,6 +158,8 @@ class Head(Layer):
 
     def __init__(self, config, labels=0, rng=None):
         """labels: number of classes. rng: numpy Generator or seed that draws the classifier, N(0, 0.02^2)."""
+        if isinstance(self, Classifier) and (not _is_integer(labels) or labels < 1):
+            raise InputError(f"labels must be the number of classes, an integer from 1 on; got {labels!r}")
         children = {"bert": BertModel(config, self.pooler)}
         if labels:
             rng = np.random.default_rng(0 if rng is None else rng)
