@@ -15,6 +15,7 @@ from .errors import FormatError, InputError
 from .io import fingerprint, read_safetensors, write_atomic, write_safetensors
 from .layers import Linear
 
+TENSORS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 OWN = ("r", "lora_alpha", "target_modules", "use_rslora", "lora_dropout", "rank_pattern", "alpha_pattern",
        "modules_to_save", "bias", "init_lora_weights")  # fmt: skip
@@ -63,7 +64,7 @@ def save_adapter(folder, model, config, base_model=None, task_type=None, labels=
     options = dict(sorted(options.items()))  # not sort_keys: where patterns overlap, the first one counts
     about = {"base_sha256": base_fingerprint(model), "labels": labels}
     arrays = {file_name: params[name] for name, file_name in _file_names(model).items()}
-    write_safetensors(folder / "adapter_model.safetensors", arrays, {"format": "pt"})
+    write_safetensors(folder / TENSORS, arrays, {"format": "pt"})
     write_atomic(folder / "lorabook.json", json.dumps(about, indent=2) + "\n")
     write_atomic(folder / "adapter_config.json", json.dumps(options, indent=2) + "\n")
 
@@ -105,6 +106,16 @@ def read_adapter_config(folder):
         raise FormatError(f"{path}: {error}") from None
 
 
+def _read_tensors(folder):
+    """{name in the file: array} of an adapter folder."""
+    if not (folder / TENSORS).exists() and (folder / "adapter_model.bin").exists():
+        how = "save it again in PEFT: model.save_pretrained(folder, safe_serialization=True)"
+        raise InputError(f"{folder}/adapter_model.bin is a pickle, which can run code and is not opened; {how}")
+    arrays, _ = read_safetensors(folder / TENSORS)
+    copies = (".original_module.", ".modules_to_save.")  # with bias="all" PEFT writes the head's bias three times
+    return {name: a for name, a in arrays.items() if not any(copy in name for copy in copies)}
+
+
 def load_adapter(folder, model):
     """Inject the adapter of a PEFT folder into the model and load it, frozen; returns its LoRAConfig.
 
@@ -113,13 +124,7 @@ def load_adapter(folder, model):
     """
     folder = Path(folder)
     config = read_adapter_config(folder)
-    path = folder / "adapter_model.safetensors"
-    if not path.exists() and (folder / "adapter_model.bin").exists():
-        how = "save it again in PEFT: model.save_pretrained(folder, safe_serialization=True)"
-        raise InputError(f"{folder}/adapter_model.bin is a pickle, which can run code and is not opened; {how}")
-    arrays, _ = read_safetensors(path)
-    copies = (".original_module.", ".modules_to_save.")  # with bias="all" PEFT writes the head's bias three times
-    arrays = {name: a for name, a in arrays.items() if not any(copy in name for copy in copies)}
+    arrays = _read_tensors(folder)
     config = _fitted(config, model)
     expected = _expected(model, config)
     wrong = [f"missing {n}" for n in sorted(expected.keys() - arrays.keys())]
@@ -131,7 +136,7 @@ def load_adapter(folder, model):
     ]
     if wrong:
         more = f" (and {len(wrong) - 5} more)" if len(wrong) > 5 else ""
-        raise FormatError(f"{path} does not fit the model: {'; '.join(wrong[:5])}{more}")
+        raise FormatError(f"{folder / TENSORS} does not fit the model: {'; '.join(wrong[:5])}{more}")
     trained = {name for name, _ in expected.values()}
     base = fingerprint({n: a for n, a in model.named_params().items() if n not in trained})
     about = _read_json(folder / "lorabook.json") if (folder / "lorabook.json").exists() else {}
@@ -153,6 +158,16 @@ def labels_of(folder):
     if labels is not None and not (isinstance(labels, list) and all(isinstance(name, str) for name in labels)):
         raise FormatError(f"{path}: labels must be a list of names; got {labels!r}")
     return labels
+
+
+def classes_of(folder):
+    """The number of classes of the classifier that an adapter holds, by its shape; None if it holds none."""
+    folder = Path(folder)
+    read_adapter_config(folder)  # is it an adapter folder at all?
+    weight = _read_tensors(folder).get(f"{PREFIX}classifier.weight")
+    if weight is not None and weight.ndim != 2:
+        raise FormatError(f"{folder / TENSORS}: expected classifier.weight (classes, d); got the shape {weight.shape}")
+    return None if weight is None else weight.shape[0]
 
 
 def check_labels(folder, labels):

@@ -9,7 +9,7 @@ from .data import SHIFTS, Batches, digits
 from .errors import InputError
 from .hub import locate
 from .layers import Layer
-from .models.bert import BertForSequenceClassification
+from .models.bert import BertForSequenceClassification, label_names
 from .parallel import Workers, tokens
 from .pretrain import pretrained_mlp
 from .text import TextBatches, load_tokenizer, movie_reviews, text_file
@@ -87,9 +87,8 @@ def make_job(model, data, batch_size=32, seed=0, max_length=128):
 
 def _check_labels(model, config, names):
     """Raise InputError if the folder holds a classifier with named labels that are not those of the data, in order."""
-    saved = config.get("id2label")
-    saved = list(saved.values()) if isinstance(saved, dict) else []
-    named = any(not str(name).startswith("LABEL_") for name in saved)
+    saved = label_names(config)
+    named = any(not name.startswith("LABEL_") for name in saved)
     if config.get("architectures") == ["BertForSequenceClassification"] and named and saved != names:
         raise InputError(f"{model} was trained on the labels {saved}; the data has {names}")
 

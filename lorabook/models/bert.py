@@ -59,6 +59,12 @@ def read_config(path):
     return config
 
 
+def label_names(config):
+    """The names of the classes that a config.json gives, in order; [] if it gives none."""
+    names = config.get("id2label")
+    return list(map(str, names.values())) if isinstance(names, dict) else []
+
+
 def _is_integer(value):
     return isinstance(value, int) and not isinstance(value, bool)
 

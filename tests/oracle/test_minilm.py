@@ -280,3 +280,17 @@ def test_merged_folder_opens_in_transformers(
     assert weights.keys() == wanted.keys()
     for name, tensor in wanted.items():
         assert furthest(weights[name].numpy(), tensor) < 1e-6, name
+
+
+def test_merge_of_what_peft_saves(torch, transformers, peft, folder, ids, tmp_path, capsys):
+    """Three classes, and no lorabook.json to say so."""
+    torch.manual_seed(0)
+    base = transformers.BertForSequenceClassification.from_pretrained(folder, num_labels=3)
+    config = peft.LoraConfig(task_type="SEQ_CLS", init_lora_weights=False, **CONFIGS["query, value"])
+    theirs = peft.get_peft_model(base, config).eval()
+    theirs.save_pretrained(str(tmp_path / "adapter"))
+    argv = ["merge", str(folder), "--adapter", str(tmp_path / "adapter"), "--out", str(tmp_path / "merged")]
+    assert cli.main(argv) == 0, capsys.readouterr().err
+    merged = transformers.BertForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
+    assert merged.config.id2label == theirs.config.id2label == {i: f"LABEL_{i}" for i in range(3)}
+    assert furthest(their_logits(torch, merged, ids).detach().numpy(), their_logits(torch, theirs, ids)) < 1e-5
