@@ -20,7 +20,9 @@ PREFIX = "base_model.model."
 OWN = ("r", "lora_alpha", "target_modules", "use_rslora", "lora_dropout", "rank_pattern", "alpha_pattern",
        "modules_to_save", "bias", "init_lora_weights")  # fmt: skip
 INFORMATION = ("peft_type", "peft_version", "base_model_name_or_path", "revision", "task_type", "inference_mode",
-               "auto_mapping", "megatron_core", "qalora_group_size", "runtime_config")  # fmt: skip
+               "auto_mapping", "megatron_core", "qalora_group_size", "runtime_config", "eva_config")  # fmt: skip
+ONLY_START = ("eva", "orthogonal", "mica")  # initialisations that choose other factors: what was trained is plain LoRA
+CHANGE_BASE = ("pissa", "olora", "corda", "lora_ga")  # and those that take the first factors out of the base weights
 
 
 def base_fingerprint(model):
@@ -87,23 +89,37 @@ def read_adapter_config(folder):
     options = _read_json(path)
     if (kind := options.get("peft_type")) != "LORA":
         raise FormatError(f"{path}: peft_type is {kind!r}; only 'LORA' is implemented")
+    init = _initialisation(path, options.get("init_lora_weights", True))
     for name, value in options.items():
         if name not in OWN + INFORMATION and value not in (None, False, {}, []):
             raise FormatError(
                 f"{path}: option {name}={value!r} is not implemented here; convert the adapter to plain LoRA"
             )
-    if (init := options.get("init_lora_weights", True)) not in (True, False, "gaussian"):
-        raise FormatError(
-            f"{path}: init_lora_weights={init!r} changes the base weights; convert it to plain LoRA in PEFT"
-        )
     if options.get("target_modules") is None:
         raise FormatError(f"{path}: target_modules is missing")
     defaults = {"r": 8, "lora_alpha": 8}  # PEFT's, which a file may leave out
-    own = {name: options[name] for name in OWN if options.get(name) is not None}
+    own = {name: options[name] for name in OWN if options.get(name) is not None} | {"init_lora_weights": init}
     try:
         return LoRAConfig(**(defaults | own))
     except InputError as error:
         raise FormatError(f"{path}: {error}") from None
+
+
+def _initialisation(path, init):
+    """init_lora_weights of an adapter that is there already, as LoRAConfig knows it; what changes the base is refused."""
+    name = init.lower() if isinstance(init, str) else init
+    if name in ONLY_START:
+        return True
+    if name == "loftq":
+        why = "was trained over quantised base weights, which are not in the folder; merge it in PEFT"
+    elif isinstance(name, str) and name.startswith(CHANGE_BASE):
+        how = "path_initial_model_for_weight_conversion of save_pretrained"
+        why = f"changed the base weights; convert the adapter to plain LoRA in PEFT ({how})"
+    elif name in (True, False, "gaussian"):
+        return name
+    else:
+        why = "is unknown here and may have changed the base weights; convert the adapter to plain LoRA in PEFT"
+    raise FormatError(f"{path}: init_lora_weights={init!r} {why}")
 
 
 def _read_tensors(folder):
