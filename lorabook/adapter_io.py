@@ -106,7 +106,7 @@ def read_adapter_config(folder):
 
 
 def _initialisation(path, init):
-    """init_lora_weights of an adapter that is there already, as LoRAConfig knows it; what changes the base is refused."""
+    """An adapter's init_lora_weights as LoRAConfig knows it; one that changed the base weights is refused."""
     name = init.lower() if isinstance(init, str) else init
     if name in ONLY_START:
         return True
