@@ -32,6 +32,14 @@ class Layer:
         """(dx, grads): dx is None unless `need_dx`; grads has the trainable parameters' names and shapes."""
         raise NotImplementedError
 
+    def check_input(self, x):
+        """Raise InputError if the host array x holds what this layer, or its first child, cannot take.
+
+        For whoever moves data to a device: there, forward does not look at values, as it would have to wait for them.
+        """
+        if first := next(iter(self.children.values()), None):
+            first.check_input(x)
+
     def needs(self, need_dx=True):
         """What backward has to compute: the trainable parameters' names, and "x" if wanted."""
         return self.trainable | {"x"} if need_dx else self.trainable
@@ -192,11 +200,16 @@ class Embedding(Layer):
     def __init__(self, weight):
         super().__init__({"weight": weight})
 
+    def check_input(self, ids):
+        n = self.params["weight"].shape[0]
+        if ids.size and not 0 <= ids.min() <= ids.max() < n:
+            raise InputError(f"ids must be from 0 to {n - 1}; got {ids.min()} to {ids.max()}")
+
     def forward(self, ids, rng=None):
         weight = self.params["weight"]
         xp = array_namespace(ids, weight)
-        if xp is np and ids.size and not 0 <= ids.min() <= ids.max() < len(weight):  # on a GPU this would wait for it
-            raise InputError(f"ids must be from 0 to {len(weight) - 1}; got {ids.min()} to {ids.max()}")
+        if xp is np:
+            self.check_input(ids)
         return xp.reshape(xp.take(weight, xp.reshape(ids, (-1,)), axis=0), (*ids.shape, weight.shape[1])), ids
 
     def backward(self, dout, ids, need_dx=True):

@@ -78,7 +78,9 @@ def train(
     bar = tqdm(range(len(history), total), initial=len(history), total=total, delay=2, disable=quiet, unit="step")
     with Workers(workers) as team:
         for step in bar:
-            batch = (data_like(part, like) for part in batches.at(step))
+            x, y = batches.at(step)
+            model.check_input(x)
+            batch = data_like(x, like), data_like(y, like)
             rng = np.random.default_rng([seed, step])
             try:
                 loss, norm = _step(team, model, *batch, rng, optimizer, params, factor(step), max_grad_norm)

@@ -244,8 +244,8 @@ MUTANTS = {
             ),
             ("gradient of a frozen table", 'if "weight" not in self.trainable:', "if False:"),
         ],
-        "layers:Embedding.forward": [
-            ("negative ids wrap", "not 0 <= ids.min()", "not -len(weight) <= ids.min()"),
+        "layers:Embedding.check_input": [
+            ("negative ids wrap", "not 0 <= ids.min()", "not -n <= ids.min()"),
         ],
         "models.bert:BertEmbeddings.forward": [
             ("no token type", "x + (p + t)", "x + p"),

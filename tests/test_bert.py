@@ -3,6 +3,7 @@
 import json
 import tracemalloc
 
+import array_api_strict
 import numpy as np
 import pytest
 from checks import (
@@ -21,8 +22,10 @@ from checks import (
 from lorabook import FormatError, InputError, LoRAConfig, inject
 from lorabook.adapters import adapters, merge, unload
 from lorabook.backend import to_numpy
+from lorabook.data import Batches
 from lorabook.gradcheck import check_layer, complex_step
 from lorabook.io import read_safetensors
+from lorabook.jobs import evaluate
 from lorabook.models.bert import (
     BertForSentenceEmbedding,
     BertForSequenceClassification,
@@ -32,6 +35,7 @@ from lorabook.models.bert import (
     save_pretrained,
 )
 from lorabook.optim import AdamW
+from lorabook.train import train
 
 SMOOTH = 1e-11
 HEADS = {
@@ -308,6 +312,29 @@ def test_ids_out_of_range(rng, bad):
     ids[1, 1] = bad
     with pytest.raises(InputError, match=f"ids must be from 0 to 11; got .*{bad}"):
         made(rng).forward(ids)
+
+
+@pytest.mark.parametrize("bad", [-1, 12, 10**9])
+@pytest.mark.parametrize("head", LABELS)
+def test_ids_are_checked_before_they_cross_to_a_device(rng, head, bad):
+    """A GPU takes any row of memory for an id out of range, without a word."""
+    model, labels, ids = made(rng, head, dtype="float32").to(array_api_strict), LABELS[head], tiny_ids()
+    batches = Batches(ids, labels, 4)
+    before = {n: to_numpy(a).copy() for n, a in model.named_params().items()}
+    evaluate(model, [(ids, labels)])
+    ids[1, 1] = bad
+    message = f"ids must be from 0 to 11; got .*{bad}"
+    with pytest.raises(InputError, match=message):
+        train(model, batches, AdamW(0.01), epochs=1)
+    with pytest.raises(InputError, match=message):
+        evaluate(model, [(tiny_ids(), labels), (ids, labels)])
+    assert all(same_bits(a, before[n]) for n, a in model.named_params().items())
+
+
+def test_a_batch_counts_by_its_labels(rng):
+    model, labels = made(rng, "tokens"), LABELS["tokens"]
+    parts = [(tiny_ids()[i : i + 1], labels[i : i + 1]) for i in range(3)]  # 3, 1 and 2 labels count
+    assert evaluate(model, parts) == pytest.approx(model.evaluate(tiny_ids(), labels), rel=1e-13)
 
 
 def test_a_sequence_that_is_too_long(rng):

@@ -277,6 +277,19 @@ def test_folders_that_hold_no_model(assert_refused, model, data, tmp_path):
     assert_refused("config.json: No such file", "evaluate", model, data, "--max-length", 9)
 
 
+def test_a_tokenizer_with_an_id_that_the_model_lacks(assert_refused, model, data, tmp_path):
+    """Twelve words, as many as the model knows; but one of them, or the end of a text, has the number 99."""
+    content = json.loads((model / "tokenizer.json").read_text())
+    for change in ({"vocab": content["model"]["vocab"] | {"poor": 99}}, {}):
+        changed = content | {"model": content["model"] | change}
+        changed |= {} if change else {"post_processor": content["post_processor"] | {"sep": ["[SEP]", 99]}}
+        (model / "tokenizer.json").write_text(json.dumps(changed))
+        for command in (["train", "--out", tmp_path / "a", "--r", 2], ["evaluate"]):
+            message = "does not fit the model: ids must be from 0 to 11; got 2 to 99"
+            assert_refused(message, *command, model, data, "--max-length", 9)
+    assert not (tmp_path / "a").exists()
+
+
 def test_data_that_cannot_be_used(assert_refused, model, tmp_path):
     for text, message in (
         ("text,label\ngood,1\nbad,1\n", "two different labels"),
