@@ -50,6 +50,7 @@ def save_adapter(folder, model, config, base_model=None, task_type=None, labels=
     model: has adapters from `inject(model, config)`. base_model: name or path, for the reader. task_type: PEFT's, e.g.
     "SEQ_CLS". labels: names of the classes, in order.
     """
+    model.refuse_merged(before="saving the adapter")  # the sha256 below is that of the base weights
     folder, params = Path(folder), model.named_params()
     options = {
         "peft_type": "LORA",

@@ -17,6 +17,8 @@ from .errors import InputError
 class Layer:
     """Base of all layers: naming, freezing, moving and loading of parameters."""
 
+    merged = False  # of an adapter: whether its weight is W + s B A at the moment
+
     def __init__(self, params=None, children=None):
         self.params = dict(params or {})
         self.children = dict(children or {})
@@ -92,8 +94,15 @@ class Layer:
             child.to(xp, dtype)
         return self
 
+    def refuse_merged(self, before):
+        """Raise InputError if an adapter is merged: what is written to it, `unmerge` throws away or leaves out."""
+        if merged := [path for path, layer in self.named_layers() if layer.merged]:
+            how = f"call unmerge() before {before}, or unload() for a plain model with the merged weights"
+            raise InputError(f"{merged[0] or 'this layer'} is merged; {how}")
+
     def load(self, arrays):
         """Copy {dotted name: host array} into the parameters; if a name or shape does not match, change nothing."""
+        self.refuse_merged(before="loading parameters")
         own = self.named_params()
         wrong = [f"missing {n}" for n in sorted(own.keys() - arrays.keys())]
         wrong += [f"unexpected {n}" for n in sorted(arrays.keys() - own.keys())]

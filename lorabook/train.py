@@ -47,6 +47,7 @@ def train(
     """
     if epochs < 1 or checkpoint_every < 1:
         raise InputError(f"epochs and checkpoint_every must be at least 1; got {epochs} and {checkpoint_every}")
+    model.refuse_merged(before="training")
     total = epochs * len(batches)
     factor = schedule(lr_schedule, total, warmup)
     params = model.trainable_params()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lorabook import FormatError, InputError, LoRAConfig, adapter_io, inject, io
 from lorabook.adapter_io import load_adapter, read_adapter_config, save_adapter
-from lorabook.adapters import adapters
+from lorabook.adapters import adapters, merge
 from lorabook.optim import AdamW
 
 LABELS = ["bad", "good", "so so"]
@@ -228,6 +228,16 @@ def test_without_lorabook_json_any_fitting_base_is_taken(folder):
     assert len(adapters(other)) == 4
     assert adapter_io.labels_of(folder) is None
     adapter_io.check_labels(folder, ["anything"])
+
+
+def test_a_merged_model_is_not_saved(tmp_path):
+    """Its weights are no longer those of the base, whose sha256 goes into the folder."""
+    model, config = trained(CONFIGS["plain"], tmp_path / "a")
+    merge(model)
+    (tmp_path / "b").mkdir()
+    with pytest.raises(InputError, match=r"self.query is merged; call unmerge\(\) before saving the adapter"):
+        save_adapter(tmp_path / "b", model, config)
+    assert not os.listdir(tmp_path / "b")
 
 
 # ---- refusals: the option or tensor is named, the model is untouched -------------------------------------------------
