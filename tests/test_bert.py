@@ -35,6 +35,7 @@ from lorabook.models.bert import (
     save_pretrained,
 )
 from lorabook.optim import AdamW
+from lorabook.parallel import Workers, cut
 from lorabook.train import train
 
 SMOOTH = 1e-11
@@ -216,6 +217,34 @@ def test_evaluate_counts_tokens_with_a_label(put, rng):
     loss, accuracy = move(model, put).evaluate(put(tiny_ids()), put(labels))
     assert accuracy == pytest.approx(right.mean(), rel=1e-15)
     assert loss == pytest.approx(float(model.loss_and_grad(put(tiny_ids()), put(labels))[0]), rel=1e-13)
+
+
+@pytest.mark.parametrize("head", LABELS)
+@pytest.mark.parametrize("counts", ["all", "some", "one shard"])
+def test_shards_count_by_their_labels(put, rng, head, counts):
+    """The mean over what counts in a batch is no mean of the shards' means, unless as many count in each."""
+    model, ids = made(rng, head), np.tile(tiny_ids(), (20, 1))
+    labels = rng.integers(0, 3, len(ids) if head == "classification" else ids.shape)
+    if counts == "some":
+        labels[: len(ids) // 2][rng.random(labels[: len(ids) // 2].shape) < 0.7] = -100
+    elif counts == "one shard":
+        labels[: len(ids) // 2] = -100
+    assert len(cut(ids)) == 2
+    loss, grads = model.loss_and_grad(ids, labels)
+    with Workers(2) as team:
+        loss_, grads_ = team.loss_and_grad(move(model, put), put(ids), put(labels))
+    assert float(loss_) == pytest.approx(loss, rel=1e-12)
+    largest = max(np.abs(grad).max() for grad in grads.values())
+    assert grads_.keys() == grads.keys()
+    for name, grad in grads.items():
+        np.testing.assert_allclose(to_numpy(grads_[name]), grad, rtol=0, atol=1e-12 * largest, err_msg=name)
+
+
+def test_a_batch_without_a_label_that_counts(rng):
+    model = made(rng, "tokens")
+    for ids in (tiny_ids(), np.tile(tiny_ids(), (20, 1))):  # one shard, and two
+        with Workers(1) as team, pytest.raises(InputError, match="label.* must count|no label of the batch counts"):
+            team.loss_and_grad(model, ids, np.full(ids.shape, -100))
 
 
 def test_tagging_is_learned(rng):
