@@ -15,11 +15,14 @@ from .errors import FormatError, InputError
 from .io import fingerprint, read_safetensors, write_atomic, write_safetensors
 from .layers import Linear
 
+TENSORS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 OWN = ("r", "lora_alpha", "target_modules", "use_rslora", "lora_dropout", "rank_pattern", "alpha_pattern",
        "modules_to_save", "bias", "init_lora_weights")  # fmt: skip
 INFORMATION = ("peft_type", "peft_version", "base_model_name_or_path", "revision", "task_type", "inference_mode",
-               "auto_mapping", "megatron_core", "qalora_group_size", "runtime_config")  # fmt: skip
+               "auto_mapping", "megatron_core", "qalora_group_size", "runtime_config", "eva_config")  # fmt: skip
+ONLY_START = ("eva", "orthogonal", "mica")  # initialisations that choose other factors: what was trained is plain LoRA
+CHANGE_BASE = ("pissa", "olora", "corda", "lora_ga")  # and those that take the first factors out of the base weights
 
 
 def base_fingerprint(model):
@@ -47,6 +50,7 @@ def save_adapter(folder, model, config, base_model=None, task_type=None, labels=
     model: has adapters from `inject(model, config)`. base_model: name or path, for the reader. task_type: PEFT's, e.g.
     "SEQ_CLS". labels: names of the classes, in order.
     """
+    model.refuse_merged(before="saving the adapter")  # the sha256 below is that of the base weights
     folder, params = Path(folder), model.named_params()
     options = {
         "peft_type": "LORA",
@@ -63,7 +67,7 @@ def save_adapter(folder, model, config, base_model=None, task_type=None, labels=
     options = dict(sorted(options.items()))  # not sort_keys: where patterns overlap, the first one counts
     about = {"base_sha256": base_fingerprint(model), "labels": labels}
     arrays = {file_name: params[name] for name, file_name in _file_names(model).items()}
-    write_safetensors(folder / "adapter_model.safetensors", arrays, {"format": "pt"})
+    write_safetensors(folder / TENSORS, arrays, {"format": "pt"})
     write_atomic(folder / "lorabook.json", json.dumps(about, indent=2) + "\n")
     write_atomic(folder / "adapter_config.json", json.dumps(options, indent=2) + "\n")
 
@@ -86,23 +90,47 @@ def read_adapter_config(folder):
     options = _read_json(path)
     if (kind := options.get("peft_type")) != "LORA":
         raise FormatError(f"{path}: peft_type is {kind!r}; only 'LORA' is implemented")
+    init = _initialisation(path, options.get("init_lora_weights", True))
     for name, value in options.items():
         if name not in OWN + INFORMATION and value not in (None, False, {}, []):
             raise FormatError(
                 f"{path}: option {name}={value!r} is not implemented here; convert the adapter to plain LoRA"
             )
-    if (init := options.get("init_lora_weights", True)) not in (True, False, "gaussian"):
-        raise FormatError(
-            f"{path}: init_lora_weights={init!r} changes the base weights; convert it to plain LoRA in PEFT"
-        )
     if options.get("target_modules") is None:
         raise FormatError(f"{path}: target_modules is missing")
     defaults = {"r": 8, "lora_alpha": 8}  # PEFT's, which a file may leave out
-    own = {name: options[name] for name in OWN if options.get(name) is not None}
+    own = {name: options[name] for name in OWN if options.get(name) is not None} | {"init_lora_weights": init}
     try:
         return LoRAConfig(**(defaults | own))
     except InputError as error:
         raise FormatError(f"{path}: {error}") from None
+
+
+def _initialisation(path, init):
+    """An adapter's init_lora_weights as LoRAConfig knows it; one that changed the base weights is refused."""
+    name = init.lower() if isinstance(init, str) else init
+    if name in ONLY_START:
+        return True
+    if name == "loftq":
+        why = "was trained over quantised base weights, which are not in the folder; merge it in PEFT"
+    elif isinstance(name, str) and name.startswith(CHANGE_BASE):
+        how = "path_initial_model_for_weight_conversion of save_pretrained"
+        why = f"changed the base weights; convert the adapter to plain LoRA in PEFT ({how})"
+    elif name in (True, False, "gaussian"):
+        return name
+    else:
+        why = "is unknown here and may have changed the base weights; convert the adapter to plain LoRA in PEFT"
+    raise FormatError(f"{path}: init_lora_weights={init!r} {why}")
+
+
+def _read_tensors(folder):
+    """{name in the file: array} of an adapter folder."""
+    if not (folder / TENSORS).exists() and (folder / "adapter_model.bin").exists():
+        how = "save it again in PEFT: model.save_pretrained(folder, safe_serialization=True)"
+        raise InputError(f"{folder}/adapter_model.bin is a pickle, which can run code and is not opened; {how}")
+    arrays, _ = read_safetensors(folder / TENSORS)
+    copies = (".original_module.", ".modules_to_save.")  # with bias="all" PEFT writes the head's bias three times
+    return {name: a for name, a in arrays.items() if not any(copy in name for copy in copies)}
 
 
 def load_adapter(folder, model):
@@ -113,13 +141,7 @@ def load_adapter(folder, model):
     """
     folder = Path(folder)
     config = read_adapter_config(folder)
-    path = folder / "adapter_model.safetensors"
-    if not path.exists() and (folder / "adapter_model.bin").exists():
-        how = "save it again in PEFT: model.save_pretrained(folder, safe_serialization=True)"
-        raise InputError(f"{folder}/adapter_model.bin is a pickle, which can run code and is not opened; {how}")
-    arrays, _ = read_safetensors(path)
-    copies = (".original_module.", ".modules_to_save.")  # with bias="all" PEFT writes the head's bias three times
-    arrays = {name: a for name, a in arrays.items() if not any(copy in name for copy in copies)}
+    arrays = _read_tensors(folder)
     config = _fitted(config, model)
     expected = _expected(model, config)
     wrong = [f"missing {n}" for n in sorted(expected.keys() - arrays.keys())]
@@ -131,7 +153,7 @@ def load_adapter(folder, model):
     ]
     if wrong:
         more = f" (and {len(wrong) - 5} more)" if len(wrong) > 5 else ""
-        raise FormatError(f"{path} does not fit the model: {'; '.join(wrong[:5])}{more}")
+        raise FormatError(f"{folder / TENSORS} does not fit the model: {'; '.join(wrong[:5])}{more}")
     trained = {name for name, _ in expected.values()}
     base = fingerprint({n: a for n, a in model.named_params().items() if n not in trained})
     about = _read_json(folder / "lorabook.json") if (folder / "lorabook.json").exists() else {}
@@ -153,6 +175,16 @@ def labels_of(folder):
     if labels is not None and not (isinstance(labels, list) and all(isinstance(name, str) for name in labels)):
         raise FormatError(f"{path}: labels must be a list of names; got {labels!r}")
     return labels
+
+
+def classes_of(folder):
+    """The number of classes of the classifier that an adapter holds, by its shape; None if it holds none."""
+    folder = Path(folder)
+    read_adapter_config(folder)  # is it an adapter folder at all?
+    weight = _read_tensors(folder).get(f"{PREFIX}classifier.weight")
+    if weight is not None and weight.ndim != 2:
+        raise FormatError(f"{folder / TENSORS}: expected classifier.weight (classes, d); got the shape {weight.shape}")
+    return None if weight is None else weight.shape[0]
 
 
 def check_labels(folder, labels):

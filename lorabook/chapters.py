@@ -53,7 +53,13 @@ def build(source, timeout=300):
     notebook = read_source(source)
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # or the debugger warns into the outputs
     where = {"metadata": {"path": str(ROOT)}}
-    client = NotebookClient(notebook, timeout=timeout, record_timing=False, resources=where)
+    client = NotebookClient(
+        notebook,
+        timeout=timeout,
+        record_timing=False,
+        coalesce_streams=True,  # or where a cell's text is cut would depend on when the kernel sends it
+        resources=where,
+    )
     try:
         client.execute()
     except CellExecutionError as error:

@@ -7,6 +7,8 @@ serve stability are taken from the real part. Sums run over the batch; only loss
 
 import math
 
+import numpy as np
+
 from .backend import arange_like, array_namespace, exp_, fuse, normal_distribution
 from .errors import InputError
 
@@ -267,23 +269,40 @@ def attention_backward(dout, cache):
 
 
 def softmax_cross_entropy(logits, labels):
-    """Mean of -log softmax(logits)[label] in nats. logits (N, k), labels (N,) integers in 0 .. k - 1."""
+    """Mean of -log softmax(logits)[label] in nats over the labels that count. logits (..., k), labels (...) integers.
+
+    A label is in 0 .. k - 1; one below 0 (-100 by convention: padding, special tokens) does not count.
+    """
     xp = array_namespace(logits, labels)
-    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
-        raise InputError(f"expected logits (N, k) and labels (N,); got {tuple(logits.shape)} and {tuple(labels.shape)}")
+    k = logits.shape[-1]
+    if labels.shape != logits.shape[:-1]:
+        raise InputError(
+            f"expected logits (..., k) and labels (...); got {tuple(logits.shape)} and {tuple(labels.shape)}"
+        )
+    if xp is np and not 0 <= (largest := labels.max(initial=-1)) < k:  # on a GPU this would wait for it
+        raise InputError(
+            f"labels must be from 0 to {k - 1}, or below 0 where they do not count, and one at least must count; "
+            f"the largest of {labels.size} is {largest}"
+        )
+    counts = xp.astype(labels >= 0, logits.dtype)[..., None]  # (..., 1), 1 or 0
+    n = xp.sum(counts)
     shifted = logits - _shift(logits)
     p = xp.exp(shifted)
-    total = xp.sum(p, axis=-1, keepdims=True)  # (N, 1)
-    picked = xp.take_along_axis(shifted, labels[:, None], axis=-1)  # (N, 1)
-    return xp.mean(xp.log(total) - picked), (p / total, labels)
+    total = xp.sum(p, axis=-1, keepdims=True)  # (..., 1)
+    column = xp.maximum(labels, xp.zeros_like(labels))[..., None]  # any, where the label does not count
+    picked = xp.take_along_axis(shifted, column, axis=-1)  # (..., 1)
+    return xp.sum((xp.log(total) - picked) * counts) / n, (p / total, labels, counts / n)
 
 
 def softmax_cross_entropy_backward(dloss, cache):
-    """L = mean_n (log sum_j e^{x_nj} - x_{n, label}), so dlogits = (p - onehot(labels)) / N, times dloss."""
-    p, labels = cache
+    """L = sum_n w_n (log sum_j e^{x_nj} - x_{n, label}), w_n = 1 / (how many labels count), or 0 for one that does not.
+
+    The derivative of log sum_j e^{x_j} is p, so dlogits_n = w_n (p_n - onehot(label_n)), times dloss.
+    """
+    p, labels, w = cache
     xp = array_namespace(p, labels)
-    onehot = labels[:, None] == arange_like(p.shape[-1], labels)[None, :]  # (N, k)
-    return (p - xp.astype(onehot, p.dtype)) * (dloss / p.shape[0])
+    onehot = labels[..., None] == arange_like(p.shape[-1], labels)  # (..., k)
+    return (p - xp.astype(onehot, p.dtype)) * (dloss * w)
 
 
 def mean_squared_error(y, target):

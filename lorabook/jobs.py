@@ -3,13 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from .adapters.lora import shared_weights
 from .backend import data_like
 from .data import SHIFTS, Batches, digits
 from .errors import InputError
 from .hub import locate
 from .layers import Layer
-from .models.bert import BertForSequenceClassification
+from .models.bert import BertForSequenceClassification, label_names
 from .parallel import Workers, tokens
 from .pretrain import pretrained_mlp
 from .text import TextBatches, load_tokenizer, movie_reviews, text_file
@@ -82,14 +84,17 @@ def make_job(model, data, batch_size=32, seed=0, max_length=128):
         raise InputError(f"the tokenizer of {model} knows {words} tokens, the model only {rows}: they do not fit")
     batches = TextBatches(task.train, tokenizer, batch_size, seed, pad)
     test = TextBatches(task.test, tokenizer, min(64, len(task.test)), seed, pad)
+    try:
+        base.check_input(np.concatenate(batches.ids + test.ids))
+    except InputError as error:  # numbers of tokens may have gaps, and special tokens any number
+        raise InputError(f"the tokenizer of {model} does not fit the model: {error}") from None
     return Job(base, batches, [rows[1:] for rows in test.in_order()], task.names, "SEQ_CLS", ("classifier",))
 
 
 def _check_labels(model, config, names):
     """Raise InputError if the folder holds a classifier with named labels that are not those of the data, in order."""
-    saved = config.get("id2label")
-    saved = list(saved.values()) if isinstance(saved, dict) else []
-    named = any(not str(name).startswith("LABEL_") for name in saved)
+    saved = label_names(config)
+    named = any(not name.startswith("LABEL_") for name in saved)
     if config.get("architectures") == ["BertForSequenceClassification"] and named and saved != names:
         raise InputError(f"{model} was trained on the labels {saved}; the data has {names}")
 
@@ -97,12 +102,14 @@ def _check_labels(model, config, names):
 def evaluate(model, test, workers=None):
     """(mean cross entropy in nats, accuracy in 0 .. 1) over the batches of a Job's test rows."""
     like = next(iter(model.named_params().values()))
+    for x, _ in test:
+        model.check_input(x)
 
     def one(batch):
         x, y = batch
-        return len(y), *model.evaluate(data_like(x, like), data_like(y, like))
+        return np.count_nonzero(y >= 0), *model.evaluate(data_like(x, like), data_like(y, like))
 
     with Workers(workers) as team, shared_weights(model, sum(tokens(x) for x, _ in test), team.map):
         results = list(team.map(one, test))
-    rows = sum(n for n, _, _ in results)
-    return sum(n * loss for n, loss, _ in results) / rows, sum(n * accuracy for n, _, accuracy in results) / rows
+    counted = sum(n for n, _, _ in results)
+    return sum(n * loss for n, loss, _ in results) / counted, sum(n * right for n, _, right in results) / counted

@@ -17,6 +17,8 @@ from .errors import InputError
 class Layer:
     """Base of all layers: naming, freezing, moving and loading of parameters."""
 
+    merged = False  # of an adapter: whether its weight is W + s B A at the moment
+
     def __init__(self, params=None, children=None):
         self.params = dict(params or {})
         self.children = dict(children or {})
@@ -31,6 +33,14 @@ class Layer:
     def backward(self, dout, cache, need_dx=True):
         """(dx, grads): dx is None unless `need_dx`; grads has the trainable parameters' names and shapes."""
         raise NotImplementedError
+
+    def check_input(self, x):
+        """Raise InputError if the host array x holds what this layer, or its first child, cannot take.
+
+        For whoever moves data to a device: there, forward does not look at values, as it would have to wait for them.
+        """
+        if first := next(iter(self.children.values()), None):
+            first.check_input(x)
 
     def needs(self, need_dx=True):
         """What backward has to compute: the trainable parameters' names, and "x" if wanted."""
@@ -84,8 +94,15 @@ class Layer:
             child.to(xp, dtype)
         return self
 
+    def refuse_merged(self, before):
+        """Raise InputError if an adapter is merged: what is written to it, `unmerge` throws away or leaves out."""
+        if merged := [path for path, layer in self.named_layers() if layer.merged]:
+            how = f"call unmerge() before {before}, or unload() for a plain model with the merged weights"
+            raise InputError(f"{merged[0] or 'this layer'} is merged; {how}")
+
     def load(self, arrays):
         """Copy {dotted name: host array} into the parameters; if a name or shape does not match, change nothing."""
+        self.refuse_merged(before="loading parameters")
         own = self.named_params()
         wrong = [f"missing {n}" for n in sorted(own.keys() - arrays.keys())]
         wrong += [f"unexpected {n}" for n in sorted(arrays.keys() - own.keys())]
@@ -192,11 +209,16 @@ class Embedding(Layer):
     def __init__(self, weight):
         super().__init__({"weight": weight})
 
+    def check_input(self, ids):
+        n = self.params["weight"].shape[0]
+        if ids.size and not 0 <= ids.min() <= ids.max() < n:
+            raise InputError(f"ids must be from 0 to {n - 1}; got {ids.min()} to {ids.max()}")
+
     def forward(self, ids, rng=None):
         weight = self.params["weight"]
         xp = array_namespace(ids, weight)
-        if xp is np and ids.size and not 0 <= ids.min() <= ids.max() < len(weight):  # on a GPU this would wait for it
-            raise InputError(f"ids must be from 0 to {len(weight) - 1}; got {ids.min()} to {ids.max()}")
+        if xp is np:
+            self.check_input(ids)
         return xp.reshape(xp.take(weight, xp.reshape(ids, (-1,)), axis=0), (*ids.shape, weight.shape[1])), ids
 
     def backward(self, dout, ids, need_dx=True):

@@ -39,6 +39,12 @@ def tokens(x):
     return math.prod(x.shape) if are_ids(x) else x.shape[0]
 
 
+def how_many_count(y):
+    """What the loss is a mean over: the labels from 0 on; or all rows, where the targets are values."""
+    xp = array_namespace(y)
+    return int(xp.sum(xp.astype(y >= 0, xp.int64))) if xp.isdtype(y.dtype, "integral") else y.shape[0]
+
+
 def cut(x):
     """The slices of a batch's rows: an even number of shards of about 512 tokens, or one for a small batch.
 
@@ -83,15 +89,20 @@ class Workers:
         shards = cut(x)
         few = len(shards) == 1 and are_ids(x)  # a model of texts is large enough for BLAS to share its products
         rngs = [None] * len(shards) if rng is None else rng.spawn(len(shards))
+        counts = [1] if len(shards) == 1 else [how_many_count(y[shard, ...]) for shard in shards]
+        if not any(counts):
+            raise InputError("no label of the batch counts: all are below 0; expected one from 0 on at least")
 
-        def one(shard, rng):
-            share = (shard.stop - shard.start) / x.shape[0]
+        def one(shard, rng, count):
+            if not count:
+                return 0.0, {}
+            share = count / sum(counts)
             loss, grads = model.loss_and_grad(x[shard, ...], y[shard, ...], rng, share)
             return share * loss, grads
 
         loss, grads = 0.0, {}
         with shared_weights(model, tokens(x), self.map), self._blas.limit(limits=self.n if few else 1):
-            for shard_loss, shard_grads in self.map(one, shards, rngs):
+            for shard_loss, shard_grads in self.map(one, shards, rngs, counts):
                 loss, grads = loss + shard_loss, add_grads(grads, shard_grads)
         return loss, grads
 

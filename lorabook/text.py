@@ -68,23 +68,40 @@ def text_file(path, seed=0):
     path = Path(path)
     if path.suffix not in (".csv", ".tsv", ".jsonl"):
         raise InputError(f"{path}: expected a .csv, .tsv or .jsonl file with `text` and `label`")
+    read = _json_lines if path.suffix == ".jsonl" else _csv_rows
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:  # spreadsheets begin their files with a mark
-            if path.suffix == ".jsonl":
-                rows = [json.loads(line) for line in file if line.strip()]
-            else:
-                rows = list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True))
+            rows = list(read(path, file))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}: {error}") from None
-    except (ValueError, csv.Error, RecursionError) as error:
-        raise FormatError(f"{path} is malformed: {error}") from None
-    for i, row in enumerate(rows):
+    for line, row in rows:
         if not isinstance(row, dict) or row.get("text") is None or row.get("label") is None:
             keys = sorted(map(str, row)) if isinstance(row, dict) else row
-            raise FormatError(f"{path}, row {i + 1}: expected `text` and `label`; got {keys}")
+            raise FormatError(f"{path}, line {line}: expected `text` and `label`; got {keys}")
     if not rows:
         raise InputError(f"{path} holds no rows")
-    return TextTask.split(path.name, [row["text"] for row in rows], [row["label"] for row in rows], seed)
+    return TextTask.split(path.name, [row["text"] for _, row in rows], [row["label"] for _, row in rows], seed)
+
+
+def _json_lines(path, file):
+    """(line number, value) of every line that is not empty."""
+    for number, line in enumerate(file, start=1):
+        if line.strip():
+            try:
+                yield number, json.loads(line.rstrip())
+            except (ValueError, RecursionError) as error:
+                why = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+                raise FormatError(f"{path}, line {number} is malformed: {why}") from None
+
+
+def _csv_rows(path, file):
+    """(number of the line it ends in, {column: cell}) of every row."""
+    rows = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+    try:
+        for row in rows:
+            yield rows.reader.line_num, row
+    except csv.Error as error:
+        raise FormatError(f"{path}, line {rows.reader.line_num} is malformed: {error}") from None
 
 
 def load_tokenizer(path, max_length=128):

@@ -47,6 +47,7 @@ def train(
     """
     if epochs < 1 or checkpoint_every < 1:
         raise InputError(f"epochs and checkpoint_every must be at least 1; got {epochs} and {checkpoint_every}")
+    model.refuse_merged(before="training")
     total = epochs * len(batches)
     factor = schedule(lr_schedule, total, warmup)
     params = model.trainable_params()
@@ -78,7 +79,9 @@ def train(
     bar = tqdm(range(len(history), total), initial=len(history), total=total, delay=2, disable=quiet, unit="step")
     with Workers(workers) as team:
         for step in bar:
-            batch = (data_like(part, like) for part in batches.at(step))
+            x, y = batches.at(step)
+            model.check_input(x)
+            batch = data_like(x, like), data_like(y, like)
             rng = np.random.default_rng([seed, step])
             try:
                 loss, norm = _step(team, model, *batch, rng, optimizer, params, factor(step), max_grad_norm)

@@ -96,14 +96,17 @@ MUTANTS = {
             ("db averaged", "xp.sum(rows(dout), ", "xp.mean(rows(dout), "),
         ],
         "functional:softmax_cross_entropy_backward": [
-            ("not divided by N", "(dloss / p.shape[0])", "dloss"),
-            ("divided by k", "p.shape[0])", "p.shape[1])"),
+            ("not divided by the count", "(dloss * w)", "(dloss * (labels >= 0)[..., None])"),
+            ("divided by all labels", "(dloss * w)", "(dloss * (labels >= 0)[..., None] / labels.size)"),
+            ("labels below 0 count", "(dloss * w)", "(dloss * w.max())"),
             ("p + onehot", "(p - xp", "(p + xp"),
-            ("dloss left out", "(dloss /", "(1 /"),
+            ("dloss left out", "(dloss * w)", "w"),
         ],
         "functional:softmax_cross_entropy": [
-            ("sum in forward", "xp.mean(xp.log", "xp.sum(xp.log"),
+            ("sum in forward", "* counts) / n", "* counts)"),
             ("log left out", "xp.log(total)", "total"),
+            ("mean over all labels", "* counts) / n", "* counts) / labels.size"),
+            ("labels below 0 count in forward", " * counts) / n", ") / n"),
         ],
         "functional:mean_squared_error_backward": [
             ("2 left out", "2 * dloss", "dloss"),
@@ -241,8 +244,8 @@ MUTANTS = {
             ),
             ("gradient of a frozen table", 'if "weight" not in self.trainable:', "if False:"),
         ],
-        "layers:Embedding.forward": [
-            ("negative ids wrap", "not 0 <= ids.min()", "not -len(weight) <= ids.min()"),
+        "layers:Embedding.check_input": [
+            ("negative ids wrap", "not 0 <= ids.min()", "not -n <= ids.min()"),
         ],
         "models.bert:BertEmbeddings.forward": [
             ("no token type", "x + (p + t)", "x + p"),
@@ -268,6 +271,9 @@ MUTANTS = {
         ],
         "models.bert:BertForSequenceClassification.backward": [
             ("no slope of tanh", "F.activation_backward(dpooled, tanh_cache)", "dpooled"),
+        ],
+        "models.classifier:Classifier.evaluate": [
+            ("accuracy over all labels", "xp.sum(xp.astype(labels >= 0, logits.dtype))", "labels.size"),
         ],
         "models.bert:BertForTokenClassification.backward": [
             ("sign", ".backward(dh, bert_cache)", ".backward(-dh, bert_cache)"),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lorabook import FormatError, InputError, LoRAConfig, adapter_io, inject, io
 from lorabook.adapter_io import load_adapter, read_adapter_config, save_adapter
-from lorabook.adapters import adapters
+from lorabook.adapters import adapters, merge
 from lorabook.optim import AdamW
 
 LABELS = ["bad", "good", "so so"]
@@ -230,6 +230,16 @@ def test_without_lorabook_json_any_fitting_base_is_taken(folder):
     adapter_io.check_labels(folder, ["anything"])
 
 
+def test_a_merged_model_is_not_saved(tmp_path):
+    """Its weights are no longer those of the base, whose sha256 goes into the folder."""
+    model, config = trained(CONFIGS["plain"], tmp_path / "a")
+    merge(model)
+    (tmp_path / "b").mkdir()
+    with pytest.raises(InputError, match=r"self.query is merged; call unmerge\(\) before saving the adapter"):
+        save_adapter(tmp_path / "b", model, config)
+    assert not os.listdir(tmp_path / "b")
+
+
 # ---- refusals: the option or tensor is named, the model is untouched -------------------------------------------------
 
 
@@ -256,7 +266,6 @@ def test_another_kind_of_adapter(folder, kind):
         ("layer_replication", [[0, 2]]),
         ("megatron_config", {"a": 1}),
         ("loftq_config", {"loftq_bits": 4}),
-        ("eva_config", {"rho": 2}),
         ("ensure_weight_tying", True),
         ("an_option_of_the_future", "on"),
         ("an_option_of_the_future", 1),
@@ -267,10 +276,32 @@ def test_an_option_that_is_on_but_not_implemented(folder, name, value):
     assert_refused(folder, f"option {name}={value!r} is not implemented")
 
 
-@pytest.mark.parametrize("init", ["pissa", "pissa_niter_4", "olora", "eva", "corda", "loftq", "lora_ga", "orthogonal"])
+@pytest.mark.parametrize("init", ["pissa", "pissa_niter_4", "olora", "OLoRA", "corda", "lora_ga"])
 def test_an_initialisation_that_changes_the_base(folder, init):
+    change(folder, init_lora_weights=init, corda_config={"corda_method": "ipm"})
+    assert_refused(folder, f"init_lora_weights={init!r} changed the base weights", "convert the adapter to plain LoRA")
+
+
+def test_an_initialisation_over_quantised_weights(folder):
+    change(folder, init_lora_weights="loftq", loftq_config={"loftq_bits": 4})
+    assert_refused(folder, "init_lora_weights='loftq' was trained over quantised base weights", "merge it in PEFT")
+
+
+@pytest.mark.parametrize("init", ["of_the_future", "", None, 2, [], {"a": 1}])
+def test_an_initialisation_that_is_unknown(folder, init):
     change(folder, init_lora_weights=init)
-    assert_refused(folder, f"init_lora_weights={init!r}", "convert it to plain LoRA")
+    assert_refused(folder, f"init_lora_weights={init!r} is unknown here and may have changed the base weights")
+
+
+@pytest.mark.parametrize("init", ["eva", "orthogonal", "mica", "MiCA"])
+def test_an_initialisation_that_leaves_the_base_alone(folder, init):
+    """What was trained from there is plain LoRA."""
+    want = base()
+    load_adapter(folder, want)
+    change(folder, init_lora_weights=init, eva_config={"rho": 2.0} if init == "eva" else None)
+    model = base()
+    assert load_adapter(folder, model).init_lora_weights is True
+    assert same_bits(model.forward(tiny_ids())[0], want.forward(tiny_ids())[0])
 
 
 @pytest.mark.parametrize(
@@ -306,7 +337,6 @@ def test_an_initialisation_that_changes_the_base(folder, init):
         ({"modules_to_save": "classifier"}, "modules_to_save must be a list of names; got 'classifier'"),
         ({"modules_to_save": 5}, "modules_to_save must be a list of names; got 5"),
         ({"modules_to_save": [5]}, "modules_to_save must be a list of names; got [5]"),
-        ({"init_lora_weights": []}, "init_lora_weights=[]"),
         ({"r": 10**400}, "has shape (2, 6), expected"),
     ],
     ids=lambda v: str(v)[:40],

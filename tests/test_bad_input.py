@@ -168,7 +168,22 @@ CASES = {
     "labels too few": (
         lambda: F.softmax_cross_entropy(ONES, np.array([0])),
         InputError,
-        ["logits (N, k) and labels (N,)", "(4, 6) and (1,)"],
+        ["logits (..., k) and labels (...)", "(4, 6) and (1,)"],
+    ),
+    "label k": (
+        lambda: F.softmax_cross_entropy(ONES, np.array([0, 6, 5, -100])),
+        InputError,
+        ["labels must be from 0 to 5", "below 0 where they do not count", "largest of 4 is 6"],
+    ),
+    "no label counts": (
+        lambda: F.softmax_cross_entropy(ONES, np.array([-100, -1, -100, -2])),
+        InputError,
+        ["one at least must count", "largest of 4 is -1"],
+    ),
+    "no label": (
+        lambda: F.softmax_cross_entropy(ONES[:0], np.array([], int)),
+        InputError,
+        ["one at least must count"],
     ),
     "target of one column": (lambda: F.mean_squared_error(ONES, ONES[:, :1]), InputError, ["(4, 6)", "(4, 1)", "same"]),
     # layers and models

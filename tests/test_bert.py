@@ -3,6 +3,7 @@
 import json
 import tracemalloc
 
+import array_api_strict
 import numpy as np
 import pytest
 from checks import (
@@ -21,8 +22,10 @@ from checks import (
 from lorabook import FormatError, InputError, LoRAConfig, inject
 from lorabook.adapters import adapters, merge, unload
 from lorabook.backend import to_numpy
+from lorabook.data import Batches
 from lorabook.gradcheck import check_layer, complex_step
 from lorabook.io import read_safetensors
+from lorabook.jobs import evaluate
 from lorabook.models.bert import (
     BertForSentenceEmbedding,
     BertForSequenceClassification,
@@ -31,6 +34,9 @@ from lorabook.models.bert import (
     read_config,
     save_pretrained,
 )
+from lorabook.optim import AdamW
+from lorabook.parallel import Workers, cut
+from lorabook.train import train
 
 SMOOTH = 1e-11
 HEADS = {
@@ -175,14 +181,23 @@ def test_the_bias_of_a_key_has_gradient_zero(rng):
         assert np.abs(grads[f"{name}.weight"]).max() > 0
 
 
-def test_loss_and_grad(rng):
-    model, labels = made(rng), np.array([0, 2, 1, 2])
+LABELS = {
+    "classification": np.array([0, 2, 1, 2]),
+    "tokens": np.where(tiny_ids() > 3, tiny_ids() % 3, -100),  # special tokens and padding do not count
+}
+
+
+@pytest.mark.parametrize("head", LABELS)
+def test_loss_and_grad(rng, head):
+    model, labels = made(rng, head), LABELS[head]
     loss, grads = model.loss_and_grad(tiny_ids(), labels)
+    assert grads.keys() == model.named_params().keys()
     logits, _ = model.forward(tiny_ids())
-    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    assert loss == pytest.approx(-np.log(p[np.arange(4), labels]).mean(), rel=1e-13)
-    probe = tiny_bert(np.random.default_rng(0)).to(np, "complex128")
-    for name in ("classifier.weight", "bert.pooler.dense.bias", "bert.embeddings.word_embeddings.weight"):
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    counted = [-np.log(p[(*i, label)]) for i, label in np.ndenumerate(labels) if label >= 0]
+    assert loss == pytest.approx(np.mean(counted), rel=1e-13)
+    probe = made(np.random.default_rng(0), head).to(np, "complex128")
+    for name in ("classifier.weight", "bert.encoder.layer.1.output.dense.bias", "bert.embeddings.LayerNorm.weight"):
         array = probe.named_params()[name]
 
         def loss_of(value, array=array):
@@ -192,6 +207,54 @@ def test_loss_and_grad(rng):
         original = array.copy()
         assert_close(grads[name], complex_step(loss_of, original.real), SMOOTH)
         array[...] = original
+
+
+def test_evaluate_counts_tokens_with_a_label(put, rng):
+    model, labels = made(rng, "tokens"), LABELS["tokens"]
+    logits, _ = model.forward(tiny_ids())
+    right = (logits.argmax(-1) == labels)[labels >= 0]
+    assert 0 < right.mean() < 1 and right.size < labels.size
+    loss, accuracy = move(model, put).evaluate(put(tiny_ids()), put(labels))
+    assert accuracy == pytest.approx(right.mean(), rel=1e-15)
+    assert loss == pytest.approx(float(model.loss_and_grad(put(tiny_ids()), put(labels))[0]), rel=1e-13)
+
+
+@pytest.mark.parametrize("head", LABELS)
+@pytest.mark.parametrize("counts", ["all", "some", "one shard"])
+def test_shards_count_by_their_labels(put, rng, head, counts):
+    """The mean over what counts in a batch is no mean of the shards' means, unless as many count in each."""
+    model, ids = made(rng, head), np.tile(tiny_ids(), (20, 1))
+    labels = rng.integers(0, 3, len(ids) if head == "classification" else ids.shape)
+    if counts == "some":
+        labels[: len(ids) // 2][rng.random(labels[: len(ids) // 2].shape) < 0.7] = -100
+    elif counts == "one shard":
+        labels[: len(ids) // 2] = -100
+    assert len(cut(ids)) == 2
+    loss, grads = model.loss_and_grad(ids, labels)
+    with Workers(2) as team:
+        loss_, grads_ = team.loss_and_grad(move(model, put), put(ids), put(labels))
+    assert float(loss_) == pytest.approx(loss, rel=1e-12)
+    largest = max(np.abs(grad).max() for grad in grads.values())
+    assert grads_.keys() == grads.keys()
+    for name, grad in grads.items():
+        np.testing.assert_allclose(to_numpy(grads_[name]), grad, rtol=0, atol=1e-12 * largest, err_msg=name)
+
+
+def test_a_batch_without_a_label_that_counts(rng):
+    model = made(rng, "tokens")
+    for ids in (tiny_ids(), np.tile(tiny_ids(), (20, 1))):  # one shard, and two
+        with Workers(1) as team, pytest.raises(InputError, match="label.* must count|no label of the batch counts"):
+            team.loss_and_grad(model, ids, np.full(ids.shape, -100))
+
+
+def test_tagging_is_learned(rng):
+    """LoRA on a tiny encoder learns to tell words apart by their own number."""
+    model, labels = made(rng, "tokens"), LABELS["tokens"]
+    inject(model, LoRAConfig(r=4, modules_to_save=["classifier"]), rng)
+    optimizer = AdamW(0.01)
+    for _ in range(60):
+        optimizer.step(model.trainable_params(), model.loss_and_grad(tiny_ids(), labels)[1])
+    assert model.evaluate(tiny_ids(), labels)[1] == 1
 
 
 @EVERY_HEAD
@@ -280,11 +343,45 @@ def test_ids_out_of_range(rng, bad):
         made(rng).forward(ids)
 
 
+@pytest.mark.parametrize("bad", [-1, 12, 10**9])
+@pytest.mark.parametrize("head", LABELS)
+def test_ids_are_checked_before_they_cross_to_a_device(rng, head, bad):
+    """A GPU takes any row of memory for an id out of range, without a word."""
+    model, labels, ids = made(rng, head, dtype="float32").to(array_api_strict), LABELS[head], tiny_ids()
+    batches = Batches(ids, labels, 4)
+    before = {n: to_numpy(a).copy() for n, a in model.named_params().items()}
+    evaluate(model, [(ids, labels)])
+    ids[1, 1] = bad
+    message = f"ids must be from 0 to 11; got .*{bad}"
+    with pytest.raises(InputError, match=message):
+        train(model, batches, AdamW(0.01), epochs=1)
+    with pytest.raises(InputError, match=message):
+        evaluate(model, [(tiny_ids(), labels), (ids, labels)])
+    assert all(same_bits(a, before[n]) for n, a in model.named_params().items())
+
+
+def test_a_batch_counts_by_its_labels(rng):
+    model, labels = made(rng, "tokens"), LABELS["tokens"]
+    parts = [(tiny_ids()[i : i + 1], labels[i : i + 1]) for i in range(3)]  # 3, 1 and 2 labels count
+    assert evaluate(model, parts) == pytest.approx(model.evaluate(tiny_ids(), labels), rel=1e-13)
+
+
 def test_a_sequence_that_is_too_long(rng):
     model = made(rng)
     assert model.forward(np.full((1, 9), 5))[0].shape == (1, 3)
     with pytest.raises(InputError, match="at most 9 tokens; got 10"):
         model.forward(np.full((1, 10), 5))
+
+
+@pytest.mark.parametrize("cls", [BertForSequenceClassification, BertForTokenClassification])
+@pytest.mark.parametrize("labels", [0, -1, 2.0, True, "2", None, ["a", "b"]])
+def test_a_classifier_of_no_classes(rng, tmp_path, cls, labels):
+    folder = write_bert(tmp_path, made(rng, dtype="float32"))
+    for make in (lambda: cls(tiny_config(), labels), lambda: cls.from_pretrained(folder, labels=labels)):
+        with pytest.raises(InputError, match="labels must be the number of classes, an integer from 1 on; got"):
+            make()
+    with pytest.raises(InputError, match="got 0"):
+        cls(tiny_config())
 
 
 # ---- folders ---------------------------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from checks import WORDS, tiny_bert, tiny_config, write_bert, write_tokenizer
 
-from lorabook import io
+from lorabook import LoRAConfig, inject, io
+from lorabook.adapter_io import save_adapter
 from lorabook.models.bert import BertForSequenceClassification
 from lorabook.tables import read_csv
 
@@ -139,6 +140,42 @@ def test_merge_does_not_overwrite_a_model(run, run_json, model, data, tmp_path):
     assert (model / "model.safetensors").read_bytes() == before
 
 
+def foreign(folder, saved=("classifier",)):
+    """An adapter of three classes as another program writes it: without lorabook.json."""
+    network, config = tiny_bert(np.random.default_rng(0), dtype="float32"), LoRAConfig(r=2, modules_to_save=saved)
+    inject(network, config)
+    folder.mkdir()
+    save_adapter(folder, network, config, task_type="SEQ_CLS")
+    (folder / "lorabook.json").unlink()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("config", "names"),
+    [
+        ({}, ["LABEL_0", "LABEL_1", "LABEL_2"]),
+        ({"id2label": {"0": "a", "1": "b"}}, ["LABEL_0", "LABEL_1", "LABEL_2"]),
+        ({"id2label": {"0": "bad", "1": "good", "2": "so so"}}, ["bad", "good", "so so"]),
+    ],
+    ids=["no names", "other names", "names"],
+)
+@pytest.mark.parametrize("saved", ["adapter", "model"])
+def test_merge_takes_the_number_of_labels_from_the_classifier(run_json, tmp_path, model, config, names, saved):
+    """Of an adapter that another program wrote; or of the model, where the adapter leaves its classifier alone."""
+    if saved == "model":
+        write_bert(model, tiny_bert(np.random.default_rng(0), dtype="float32"))
+    (model / "config.json").write_text(json.dumps(tiny_config(**config)))
+    adapter = foreign(tmp_path / "a", ["classifier"] if saved == "adapter" else [])
+    merged = run_json("merge", model, "--adapter", adapter, "--out", tmp_path / "merged")
+    assert merged["labels"] == names
+    written = json.loads((tmp_path / "merged" / "config.json").read_text())
+    assert written["id2label"] == dict(zip("012", names, strict=True))
+    weights = BertForSequenceClassification.from_pretrained(tmp_path / "merged", labels=3).named_params()
+    want = tiny_bert(np.random.default_rng(0), dtype="float32").named_params()
+    if saved == "adapter":
+        np.testing.assert_array_equal(weights["classifier.weight"], want["classifier.weight"])
+
+
 # ---- bad input: exit code 2, one line, nothing written ---------------------------------------------------------------
 
 
@@ -183,6 +220,21 @@ def test_an_adapter_that_is_none(assert_refused, model, data, tmp_path):
     assert_refused("expected a PEFT adapter folder", *argv)
 
 
+def test_merge_without_any_classifier(assert_refused, model, tmp_path):
+    adapter = foreign(tmp_path / "a", saved=[])
+    assert_refused("holds a classifier", "merge", model, "--adapter", adapter, "--out", tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("shape", [(6,), (0, 6), (3, 6, 1)], ids=str)
+def test_merge_of_a_classifier_that_is_none(assert_refused, model, tmp_path, shape):
+    path = foreign(tmp_path / "a") / "adapter_model.safetensors"
+    arrays, _ = io.read_safetensors(path)
+    io.write_safetensors(path, arrays | {"base_model.model.classifier.weight": np.ones(shape, "f4")})
+    message = "got 0" if 0 in shape else f"expected classifier.weight (classes, d); got the shape {shape}"
+    assert_refused(message, "merge", model, "--adapter", tmp_path / "a", "--out", tmp_path / "m")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -223,6 +275,19 @@ def test_folders_that_hold_no_model(assert_refused, model, data, tmp_path):
     (model / "config.json").unlink()
     (model / "pytorch_model.bin").unlink()
     assert_refused("config.json: No such file", "evaluate", model, data, "--max-length", 9)
+
+
+def test_a_tokenizer_with_an_id_that_the_model_lacks(assert_refused, model, data, tmp_path):
+    """Twelve words, as many as the model knows; but one of them, or the end of a text, has the number 99."""
+    content = json.loads((model / "tokenizer.json").read_text())
+    for change in ({"vocab": content["model"]["vocab"] | {"poor": 99}}, {}):
+        changed = content | {"model": content["model"] | change}
+        changed |= {} if change else {"post_processor": content["post_processor"] | {"sep": ["[SEP]", 99]}}
+        (model / "tokenizer.json").write_text(json.dumps(changed))
+        for command in (["train", "--out", tmp_path / "a", "--r", 2], ["evaluate"]):
+            message = "does not fit the model: ids must be from 0 to 11; got 2 to 99"
+            assert_refused(message, *command, model, data, "--max-length", 9)
+    assert not (tmp_path / "a").exists()
 
 
 def test_data_that_cannot_be_used(assert_refused, model, tmp_path):

@@ -231,6 +231,22 @@ def test_cross_entropy(put, rng, dtype):
 
 
 @DTYPES
+@pytest.mark.parametrize("shape", [(6,), (2, 3)], ids=str)
+def test_cross_entropy_of_what_counts(put, rng, dtype, shape):
+    """A label below 0 leaves loss and gradient as they are without its row; its own gradient is zero."""
+    (logits,) = draw(rng, dtype, (*shape, 4))
+    labels = np.array([2, -100, 0, -1, 3, -100]).reshape(shape)
+    logits_, counts = put(logits, dtype), labels >= 0
+    loss, cache = F.softmax_cross_entropy(logits_, put(labels))
+    dlogits = F.softmax_cross_entropy_backward(0.7, cache)
+    want, want_cache = F.softmax_cross_entropy(logits[counts], labels[counts])
+    assert_lives_on(logits_, loss, dlogits)
+    assert_close(loss, want, TOLERANCES[dtype])
+    assert_close(to_numpy(dlogits)[counts], F.softmax_cross_entropy_backward(0.7, want_cache), TOLERANCES[dtype])
+    assert not np.any(to_numpy(dlogits)[~counts])
+
+
+@DTYPES
 def test_cross_entropy_at_large_logits(put, dtype):
     logits, labels = put([[1e4, -1e4, 0.0], [1e4, -1e4, 0.0]], dtype), put([0, 1])
     loss, cache = F.softmax_cross_entropy(logits, labels)

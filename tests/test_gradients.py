@@ -20,8 +20,14 @@ def assert_right(layer, x, rng, tolerance=SMOOTH, **options):
 # ---- losses ----------------------------------------------------------------------------------------------------------
 
 
-def test_cross_entropy(rng):
-    logits, labels = 2 * rng.standard_normal((6, 4)), np.array([0, 3, 1, 1, 2, 3])
+@pytest.mark.parametrize(
+    "labels",
+    [[0, 3, 1, 1, 2, 3], [0, -100, 1, -1, 2, -100], [[0, 3, -100], [-100, 2, 2]], 3],
+    ids=["rows", "ignored", "tokens", "one"],
+)
+def test_cross_entropy(rng, labels):
+    labels = np.array(labels)
+    logits = 2 * rng.standard_normal((*labels.shape, 4))
     _, cache = F.softmax_cross_entropy(logits, labels)
     want = complex_step(lambda v: 0.7 * F.softmax_cross_entropy(v, labels)[0], logits)
     assert_close(F.softmax_cross_entropy_backward(0.7, cache), want, SMOOTH)

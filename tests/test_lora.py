@@ -323,6 +323,33 @@ def test_merging_between_forward_and_backward_does_no_harm(rng, order):
     assert all(same_bits(grads_[n], grads[n]) for n in grads)
 
 
+def test_load_into_a_merged_layer_is_refused(put, rng):
+    """Or the new weight would go into W + s B A, and unmerge would bring back the old one."""
+    layer, other = move(lora(rng), put), lora(rng)
+    arrays = other.named_params()
+    before = {n: to_numpy(a).copy() for n, a in layer.params.items()}
+    layer.merge()
+    merged = to_numpy(layer.params["weight"]).copy()
+    with pytest.raises(InputError, match=r"this layer is merged; call unmerge\(\) before loading parameters"):
+        layer.load(arrays)
+    assert same_bits(layer.params["weight"], merged)
+    layer.unmerge()
+    assert all(same_bits(a, before[n]) for n, a in layer.params.items())
+    layer.load(arrays)
+    assert all(same_bits(a, arrays[n]) for n, a in layer.params.items())
+
+
+def test_load_into_a_merged_model_is_refused():
+    model = mlp()
+    inject(model, LoRAConfig(r=2, target_modules=["fc2", "fc3"]))
+    arrays = {n: a + 1 for n, a in model.named_params().items()}
+    merge(model)
+    with pytest.raises(InputError, match=r"fc2 is merged; .*before loading"):
+        model.load(arrays)
+    unload(model)
+    model.load({n: arrays[n] for n in model.named_params()})
+
+
 # ---- inject ----------------------------------------------------------------------------------------------------------
 
 

@@ -57,6 +57,16 @@ def test_building_a_chapter_twice_gives_the_same_bytes(tmp_path, monkeypatch):
     assert json.loads(first)["cells"][1]["outputs"][0]["text"] == ["2\n"]
 
 
+def test_what_a_cell_prints_is_one_text(tmp_path, monkeypatch):
+    """However often the kernel sends what was printed so far."""
+    source = tmp_path / "src" / "00_small.py"
+    source.parent.mkdir()
+    source.write_text("# %%\nfor i in range(3):\n    print(i, flush=True)\n")
+    monkeypatch.setattr(chapters, "ROOT", tmp_path)
+    (output,) = json.loads(chapters.build(source).read_bytes())["cells"][0]["outputs"]
+    assert output["text"] == ["0\n", "1\n", "2\n"]
+
+
 def test_a_chapter_that_fails_leaves_the_old_notebook(tmp_path, monkeypatch):
     source = tmp_path / "src" / "00_small.py"
     source.parent.mkdir()

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from lorabook import FormatError, InputError, LoRAConfig, NonFiniteError, inject, io
+from lorabook import FormatError, InputError, LoRAConfig, NonFiniteError, inject, io, merge
 from lorabook.data import Batches
 from lorabook.models import MLP
 from lorabook.optim import SGD, AdamW
@@ -202,6 +202,17 @@ def test_nothing_to_train_is_an_error(batches):
     model.freeze()
     with pytest.raises(InputError, match="nothing to train"):
         train(model, batches, AdamW(1e-2), epochs=1)
+
+
+def test_a_merged_model_is_refused_before_the_first_step(tmp_path, batches, monkeypatch):
+    model, optimizer, steps = lora_model(), AdamW(1e-2), []
+    merge(model)
+    monkeypatch.setattr(model, "loss_and_grad", lambda *batch: steps.append(batch))
+    with pytest.raises(InputError, match=r"fc1 is merged; call unmerge\(\) before training, or unload\(\)"):
+        train(model, batches, optimizer, epochs=1, checkpoint=tmp_path / "checkpoint")
+    assert not steps
+    assert not (tmp_path / "checkpoint").exists()
+    assert optimizer.step_count == 0
 
 
 def test_every_backend_trains_to_the_same_weights(xp, batches):

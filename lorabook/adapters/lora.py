@@ -84,7 +84,7 @@ class LoRALinear(Layer):
     O(N r (d_in + d_out)) instead of O(N d_in d_out). At B = 0, dA = 0 while dB does not vanish: training starts with B.
 
     `merge` puts W + s B A in the place of W, for inference at the base model's cost; `unmerge` puts the very same array
-    W back, so its bits are restored. Gradients belong to the unmerged state.
+    W back, so its bits are restored. Gradients belong to the unmerged state, and so does all writing into parameters.
     """
 
     def __init__(

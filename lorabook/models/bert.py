@@ -59,6 +59,12 @@ def read_config(path):
     return config
 
 
+def label_names(config):
+    """The names of the classes that a config.json gives, in order; [] if it gives none."""
+    names = config.get("id2label")
+    return list(map(str, names.values())) if isinstance(names, dict) else []
+
+
 def _is_integer(value):
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -158,6 +164,8 @@ class Head(Layer):
 
     def __init__(self, config, labels=0, rng=None):
         """labels: number of classes. rng: numpy Generator or seed that draws the classifier, N(0, 0.02^2)."""
+        if isinstance(self, Classifier) and (not _is_integer(labels) or labels < 1):
+            raise InputError(f"labels must be the number of classes, an integer from 1 on; got {labels!r}")
         children = {"bert": BertModel(config, self.pooler)}
         if labels:
             rng = np.random.default_rng(0 if rng is None else rng)
@@ -230,8 +238,8 @@ class BertForSequenceClassification(Classifier, Head):
         return None, grads | prefixed("bert", bert_grads)
 
 
-class BertForTokenClassification(Head):
-    """logits (B, T, k) = classifier(h): one label a token, padding included."""
+class BertForTokenClassification(Classifier, Head):
+    """logits (B, T, k) = classifier(h): one label a token. A label below 0 (padding: -100) does not count."""
 
     def forward(self, ids, rng=None):
         h, bert_cache = self.children["bert"].forward(ids, rng)

@@ -5,12 +5,12 @@ from ..backend import array_namespace
 
 
 class Classifier:
-    """Mixin for a Layer whose forward gives logits (N, k), or values with another `loss` of `functional.LOSSES`."""
+    """Mixin for a Layer whose forward gives logits (..., k), or values with another `loss` of `functional.LOSSES`."""
 
     loss = "cross_entropy"
 
     def loss_and_grad(self, x, target, rng=None, share=1.0):
-        """The loss and the gradients of `share` times it. x: N rows; target (N,) labels, or (N, k) values."""
+        """The loss and the gradients of `share` times it. target: labels (...), or values (..., k)."""
         y, cache = self.forward(x, rng)
         forward, backward = F.LOSSES[self.loss]
         loss, loss_cache = forward(y, target)
@@ -18,8 +18,9 @@ class Classifier:
         return loss, grads
 
     def evaluate(self, x, labels):
-        """(mean cross entropy in nats, accuracy in 0 .. 1) on N rows with labels (N,), as Python floats."""
+        """(mean cross entropy in nats, accuracy in 0 .. 1) over the labels (...) that are not below 0, as floats."""
         logits, _ = self.forward(x)
         xp = array_namespace(logits, labels)
         loss, _ = F.softmax_cross_entropy(logits, labels)
-        return float(loss), float(xp.mean(xp.astype(xp.argmax(logits, axis=-1) == labels, logits.dtype)))
+        right = xp.astype(xp.argmax(logits, axis=-1) == labels, logits.dtype)
+        return float(loss), float(xp.sum(right) / xp.sum(xp.astype(labels >= 0, logits.dtype)))

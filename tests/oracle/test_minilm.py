@@ -7,7 +7,7 @@ import pytest
 
 from lorabook import InputError, LoRAConfig, cli, hub, inject
 from lorabook.adapter_io import load_adapter, save_adapter
-from lorabook.models.bert import BertForSentenceEmbedding, BertForSequenceClassification
+from lorabook.models.bert import BertForSentenceEmbedding, BertForSequenceClassification, BertForTokenClassification
 from lorabook.optim import AdamW
 from lorabook.text import TextBatches, load_tokenizer
 
@@ -178,6 +178,29 @@ def test_gradients_of_full_fine_tuning(torch, their_base, folder, ids):
         assert furthest(grad, tensors[name].grad) < 1e-10 * scale, name
 
 
+def test_token_classification(torch, transformers, folder, ids):
+    """transformers' loss over tokens, with -100 where a token does not count, and its gradients."""
+    model = BertForTokenClassification.from_pretrained(folder, labels=5, rng=5).to(np, "float64")
+    theirs = transformers.BertForTokenClassification.from_pretrained(folder, num_labels=5).double().eval()
+    params = model.named_params()
+    with torch.no_grad():
+        for name in ("weight", "bias"):
+            getattr(theirs.classifier, name).copy_(torch.tensor(params[f"classifier.{name}"]))
+    labels = np.where(ids > 999, ids % 5, -100)  # padding and special tokens have the lowest ids
+    assert 0 < (labels < 0).sum() < labels.size
+    tensor = torch.tensor(ids)
+    want = theirs(input_ids=tensor, attention_mask=(tensor != 0).long(), labels=torch.tensor(labels)).loss
+    want.backward()
+    model.set_trainable(name for name in params if not name.startswith("bert.embeddings"))
+    loss, grads = model.loss_and_grad(ids, labels)
+    assert abs(loss - want.item()) < 1e-10
+    tensors = dict(theirs.named_parameters())
+    everywhere = max(tensors[name].grad.abs().max().item() for name in grads)
+    for name, grad in grads.items():
+        scale = everywhere if name.endswith("key.bias") else tensors[name].grad.abs().max().item()
+        assert furthest(grad, tensors[name].grad) < 1e-10 * scale, name
+
+
 def test_ten_adamw_steps_stay_together(torch, peft, their_base, folder, ids, rng, tmp_path):
     few = [0, 1, 5]
     ids, labels = ids[few][:, (ids[few] != 0).any(0)], LABELS[few]
@@ -257,3 +280,17 @@ def test_merged_folder_opens_in_transformers(
     assert weights.keys() == wanted.keys()
     for name, tensor in wanted.items():
         assert furthest(weights[name].numpy(), tensor) < 1e-6, name
+
+
+def test_merge_of_what_peft_saves(torch, transformers, peft, folder, ids, tmp_path, capsys):
+    """Three classes, and no lorabook.json to say so."""
+    torch.manual_seed(0)
+    base = transformers.BertForSequenceClassification.from_pretrained(folder, num_labels=3)
+    config = peft.LoraConfig(task_type="SEQ_CLS", init_lora_weights=False, **CONFIGS["query, value"])
+    theirs = peft.get_peft_model(base, config).eval()
+    theirs.save_pretrained(str(tmp_path / "adapter"))
+    argv = ["merge", str(folder), "--adapter", str(tmp_path / "adapter"), "--out", str(tmp_path / "merged")]
+    assert cli.main(argv) == 0, capsys.readouterr().err
+    merged = transformers.BertForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
+    assert merged.config.id2label == theirs.config.id2label == {i: f"LABEL_{i}" for i in range(3)}
+    assert furthest(their_logits(torch, merged, ids).detach().numpy(), their_logits(torch, theirs, ids)) < 1e-5

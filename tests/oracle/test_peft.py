@@ -121,6 +121,34 @@ def test_initialisation_has_pefts_distribution(torch, peft, init):
             assert not array.any()
 
 
+STARTS = {"eva": False, "orthogonal": False, "mica": False, "pissa": True, "pissa_niter_4": True, "olora": True}
+
+
+@pytest.mark.filterwarnings("ignore:lora with eva initialization:UserWarning")  # about memory
+@pytest.mark.parametrize("init", STARTS)
+def test_which_initialisations_change_the_base(torch, peft, rng, tmp_path, init):
+    """PEFT's adapter of one that does not is plain LoRA, and opens here; one that does is refused."""
+    model = MLP(SIZES, "gelu", rng=rng)
+    net, targets = torch_mlp(torch, model).float(), ["fc1", "fc2"]
+    eva = {"eva_config": peft.EvaConfig()} if init == "eva" else {}
+    theirs = peft.get_peft_model(net, peft.LoraConfig(r=4, target_modules=targets, init_lora_weights=init, **eva))
+    weights = {n: m.base_layer.weight.detach().numpy() for n, m in net.named_modules() if hasattr(m, "base_layer")}
+    changed = [not np.allclose(weight, model.children[n].params["weight"]) for n, weight in weights.items()]
+    assert changed == [STARTS[init]] * 2
+    with torch.no_grad():
+        for tensor in lora_tensors(theirs).values():
+            tensor.add_(0.1 * torch.randn_like(tensor))
+    theirs.save_pretrained(str(tmp_path))
+    if STARTS[init]:
+        with pytest.raises(InputError, match=f"init_lora_weights='{init}' changed the base weights"):
+            adapter_io.load_adapter(tmp_path, model)
+        return
+    adapter_io.load_adapter(tmp_path, model)
+    x = rng.standard_normal((6, SIZES[0])).astype("f4")
+    want = theirs(torch.tensor(x)).detach().numpy()
+    np.testing.assert_allclose(model.forward(x)[0], want, rtol=1e-5, atol=1e-6)
+
+
 PATHS = [
     "encoder.layer.0.attention.self.query",
     "encoder.layer.0.attention.output.dense",

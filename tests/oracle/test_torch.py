@@ -57,6 +57,17 @@ def test_losses(torch, rng):
         close(backward(1.0, cache), x.grad)
 
 
+def test_loss_with_labels_that_do_not_count(torch, rng):
+    logits, labels = rng.standard_normal((3, N, K)), rng.integers(0, K, (3, N))
+    labels[1:, 2:] = -100
+    x = torch.tensor(logits, requires_grad=True)
+    want = torch.nn.functional.cross_entropy(x.reshape(-1, K), torch.tensor(labels).ravel(), ignore_index=-100)
+    want.backward()
+    loss, cache = F.softmax_cross_entropy(logits, labels)
+    close(loss, want)
+    close(F.softmax_cross_entropy_backward(1.0, cache), x.grad)
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
