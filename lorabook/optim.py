@@ -138,12 +138,15 @@ def grad_norm(grads):
 
     A gradient so large that its square overflows its dtype counts as not finite: AdamW could not store the square.
     """
-    with np.errstate(over="ignore"):  # reported below, by name
-        squares = {name: float(array_namespace(g).sum(g * g)) for name, g in grads.items()}
-    for name, square in squares.items():
-        if not math.isfinite(square):
-            raise NonFiniteError(f"the gradient of {name} is not finite (NaN, Inf, or too large to square)")
-    return math.sqrt(sum(squares.values()))
+    with np.errstate(over="ignore", invalid="ignore"):  # reported below, by name
+        squares = {name: array_namespace(g).sum(g * g) for name, g in grads.items()}
+        total = float(sum(squares.values()))  # the one moment at which the host waits for a GPU
+    if not math.isfinite(total):
+        for name, square in squares.items():
+            if not math.isfinite(float(square)):
+                raise NonFiniteError(f"the gradient of {name} is not finite (NaN, Inf, or too large to square)")
+        total = sum(float(square) for square in squares.values())  # only their sum is too large for the dtype
+    return math.sqrt(total)
 
 
 def clip_grad_norm(grads, max_grad_norm):

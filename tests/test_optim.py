@@ -189,3 +189,8 @@ def test_small_gradients_are_left(put, max_norm):
 
 def test_no_gradients_have_norm_zero():
     assert clip_grad_norm({}, 1.0) == grad_norm({}) == 0.0
+
+
+def test_norm_of_gradients_whose_sum_of_squares_is_too_large_for_their_dtype():
+    grads = {name: np.full(1, 1.5e19, "f4") for name in "ab"}  # each square is 2.25e38; float32 ends at 3.4e38
+    assert grad_norm(grads) == pytest.approx(1.5e19 * 2**0.5, rel=1e-6)
