@@ -455,8 +455,8 @@ MUTANTS = {
             ("schedule ends late", "max(1, total - warmup)", "total"),
         ],
         "optim:grad_norm": [
-            ("norm not rooted", "math.sqrt(sum(squares.values()))", "sum(squares.values())"),
-            ("norm of the largest gradient", "sum(squares.values())", "max(squares.values(), default=0)"),
+            ("norm not rooted", "return math.sqrt(total)", "return total"),
+            ("norm of the largest gradient", "float(sum(squares.values()))", "float(max(squares.values(), default=0))"),
         ],
         "optim:clip_grad_norm": [
             ("clipped to max_grad_norm times the norm", "max_grad_norm / norm", "max_grad_norm"),
