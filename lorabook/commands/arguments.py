@@ -14,10 +14,13 @@ def add_model_and_data(parser):
 
 def add_jobs(parser):
     """--jobs: a positive number of processes, or -1."""
-    parser.add_argument("--jobs", type=_jobs, default=-1, metavar="N", help="processes; -1: one per core (default)")
+    parser.add_argument(
+        "--jobs", type=jobs_or_all, default=-1, metavar="N", help="processes; -1: one per core (default)"
+    )
 
 
-def _jobs(text):
+def jobs_or_all(text):
+    """A number of processes, or -1."""
     if text != "-1" and not (text.isdecimal() and 1 <= int(text) <= 1024):
         raise argparse.ArgumentTypeError(f"expected a number of processes from 1 to 1024, or -1; got {text!r}")
     return int(text)

@@ -1,44 +1,223 @@
 """`lorabook bench`: time and peak memory, side by side in one run."""
 
-HELP = "time and peak memory of a training step, beside PEFT's in the same run if asked"
+import textwrap
+from pathlib import Path
+
+from ..backend import get_xp
+from ..errors import InputError
+from ..io import prepare_folder
+from ..tables import format_table, write_csv
+from .arguments import jobs_or_all
+
+HELP = "time and peak memory: of a step, beside PEFT or full fine-tuning, and beside what the machine can multiply"
 EXAMPLE = "lorabook bench step --model minilm --batch-size 16 --seq-len 128 --r 8 --vs peft"
-SHARED = ()
+SHARED = ("seed", "backend")
+SHAPE, BLOCK = {"batch_size": 16, "seq_len": 128}, {"batch_size": 4, "seq_len": 512}
+GEMM = {"model": "minilm", "r": 8, "target_modules": ["all-linear"], "threads": 2, "tf32": False, "runs": 5}
+GEMM |= dict.fromkeys(SHAPE)  # None: as SHAPE or BLOCK says
+OPTIONS = {  # what is measured: its options with their defaults
+    "gemm": GEMM,
+    "step": GEMM | {"runs": 15, "vs": None, "scaling": False},
+    "forward": GEMM | {"runs": 15, "vs": None},
+    "sweep": {"jobs": -1, "ranks": [1, 2, 4, 8, 16, 32, 64], "seeds": 2, "epochs": 60, "runs": 3},
+}
+WHAT = """gemm: the matrix products of a step alone, the ceiling; step: forward, backward and AdamW; forward: inference
+with the adapters merged; sweep: the rank sweep on digits in one process and in several. float32, no dropout"""
 
 
 def add_arguments(parser):
-    """Options of the command."""
-    parser.add_argument("what", choices=["step"], help="step: forward, backward and AdamW, float32, no dropout")
-    parser.add_argument("--model", default="minilm", help="minilm, or a Hugging Face folder with a BERT encoder")
-    parser.add_argument("--batch-size", type=int, default=16, help="(default: %(default)s)")
-    parser.add_argument("--seq-len", type=int, default=128, help="tokens a text (default: %(default)s)")
-    parser.add_argument("--r", type=int, default=8, help="rank (default: %(default)s)")
-    parser.add_argument(
-        "--target-modules", nargs="+", default=["all-linear"], metavar="NAME", help="all-linear: the six a block"
-    )
-    parser.add_argument("--threads", type=int, default=2, help="threads of each side (default: %(default)s)")
-    parser.add_argument("--runs", type=int, default=15, help="steps that count (default: %(default)s)")
-    parser.add_argument("--vs", choices=["peft"], help="the other side; needs the extra `oracle`")
+    """Options of the command. Their defaults are in OPTIONS, so that an option without meaning here is noticed."""
+    parser.add_argument("what", choices=list(OPTIONS), help=WHAT)
+
+    def option(name, text, **kwargs):
+        parser.add_argument(f"--{name}", default=None, help=text, **kwargs)
+
+    option("model", "minilm (default), block-1024 (random, needs no download), or a Hugging Face folder of a BERT")
+    option("batch-size", "texts (default: 16; of block-1024 4)", type=int, metavar="B")
+    option("seq-len", "tokens a text (default: 128; of block-1024 512)", type=int, metavar="T")
+    option("r", "rank (default: 8)", type=int)
+    option("target-modules", "(default: all-linear, the six of a block)", nargs="+", metavar="NAME")
+    option("threads", "threads of each side (default: 2)", type=int, metavar="N")
+    option("tf32", "both sides multiply in TF32 (cupy only)", action="store_true")
+    option("runs", "turns that count (default: 15; gemm 5, sweep 3)", type=int, metavar="N")
+    option("vs", "the other side of step or forward; peft needs the extra `oracle`", choices=["peft", "full"])
+    option("scaling", "step: how it grows with batch, sequence, rank and adapted matrices", action="store_true")
+    option("jobs", "sweep: processes to compare with one; -1: one per core (default)", type=jobs_or_all, metavar="N")
+    option("ranks", "sweep: as of `lorabook sweep`", type=int, nargs="+", metavar="R")
+    option("seeds", "sweep: runs of each method (default: 2)", type=int, metavar="N")
+    option("epochs", "sweep: epochs of each run (default: 60)", type=int, metavar="N")
+    parser.add_argument("--out", metavar="FILE.csv", help="also write the numbers as CSV")
 
 
 def run(args):
-    """Measure and compare."""
-    from ..bench import SIX, compare_steps
-    from ..errors import InputError
+    """Measure, print, and write the CSV if asked."""
+    options = _options(args)
+    if args.out:
+        if Path(args.out).suffix != ".csv":
+            raise InputError(f"--out must be a file whose name ends in .csv; got {args.out}")
+        prepare_folder(Path(args.out).parent)
+    result, rows, text = {"gemm": _gemm, "sweep": _sweep}.get(args.what, _step)(args, options)
+    if args.out:
+        write_csv(args.out, rows, args.command_line)
+        text += f"\n\nwrote {args.out}"
+    return result, text
 
-    names = ("batch_size", "seq_len", "r", "threads", "runs")
-    if bad := [name for name in names if getattr(args, name) < 1]:
-        raise InputError(f"--{bad[0].replace('_', '-')} must be at least 1; got {getattr(args, bad[0])}")
-    targets = list(SIX) if args.target_modules == ["all-linear"] else args.target_modules
-    options = {name: getattr(args, name) for name in ("model", *names[:-1])} | {"target_modules": targets}
-    result = compare_steps(options, args.runs, vs=args.vs)
-    lines = [f"{'':<10}{'median s':>10}{'min s':>10}{'peak MB':>10}"]
-    for side in ("lorabook", "peft"):
-        if side in result:
-            lines.append(
-                f"{side:<10}"
-                + "".join(f"{result[side][k]:>10.{d}f}" for k, d in (("median", 3), ("min", 3), ("peak_mb", 0)))
-            )
-    if args.vs:
-        lines.append(f"{'ratio':<10}{result['time_ratio']:>10.2f}{'':>10}{result['memory_ratio']:>10.2f}")
-    lines.append(f"\nmatrix products alone: {100 * result['gemm_share']:.0f} % of lorabook's time")
-    return result, "\n".join(lines)
+
+def _options(args):
+    """The options of args.what: what was given, else the default. InputError for one that means nothing there."""
+    own, every = OPTIONS[args.what], {name for options in OPTIONS.values() for name in options}
+    if idle := sorted(name for name in every - own.keys() if getattr(args, name) is not None):
+        raise InputError(f"bench {args.what} has no option --{idle[0].replace('_', '-')}")
+    options = {name: default if getattr(args, name) is None else getattr(args, name) for name, default in own.items()}
+    if (runs := options["runs"]) < 1:
+        raise InputError(f"--runs must be at least 1; got {runs}")
+    return options
+
+
+def _case(args, options):
+    from ..bench import SIX, Case
+
+    shape = BLOCK if options["model"] == "block-1024" else SHAPE
+    options = options | {name: value for name, value in shape.items() if options[name] is None}
+    if options["target_modules"] == ["all-linear"]:
+        options["target_modules"] = SIX
+    backend = get_xp(args.backend).__name__
+    if options["tf32"] and backend != "cupy":
+        raise InputError("--tf32 is a way of GPUs to multiply; it needs --backend cupy")
+    fields = {name: options[name] for name in options if name in Case.__dataclass_fields__}
+    what = "forward" if args.what == "forward" else "step"
+    return Case(what, **fields, backend=backend, seed=args.seed)
+
+
+# ---- step and forward ------------------------------------------------------------------------------------------------
+
+LABELS = {"lorabook": "lorabook", "full": "lorabook, full", "peft": "PEFT"}
+WAYS = {"blas": "BLAS threads", "shards": "shards", "device": "GPU"}
+
+
+def _step(args, options):
+    from ..bench import compare
+    from ..bench.series import scaling
+    from ..bench.turns import rows
+
+    case = _case(args, options)
+    if case.what == "forward" and options["vs"] == "full":
+        raise InputError("--vs full is for bench step: merged, the two are the same network")
+    if options.get("scaling"):
+        tidy = scaling(case, options["runs"], options["vs"], progress=True)
+        return {"rows": tidy}, tidy, f"{_title(case, tidy[0])}\n\n{_scaling_table(tidy)}"
+    result = compare(case, options["runs"], options["vs"], progress=True)
+    return result, rows(result), f"{_title(case, result)}\n\n{_table(result)}\n\n{_ceiling(result)}"
+
+
+def _title(case, result):
+    """What was measured, and on what; result: a dict with machine and versions."""
+    what = "inference, merged LoRA" if case.what == "forward" else "one step"
+    where = f"{case.threads} threads" if case.backend == "numpy" else "GPU, TF32" if case.tf32 else "GPU"
+    lines = (
+        f"{what}: {Path(case.model).name}, {case.batch_size} x {case.seq_len} tokens, r {case.r}",
+        f"{case.targets}; {where}",
+        f"{result['machine']}; {result['versions']}",
+    )
+    return "\n".join(textwrap.fill(line, 79) for line in lines)
+
+
+def _table(result):
+    sides = [name for name in LABELS if name in result]
+    rows = [{"": LABELS[name]} | result[name] for name in sides]
+    columns = {
+        "": lambda row: row[""],
+        "median s": lambda row: _seconds(row["median"]),
+        "min s": lambda row: _seconds(row["min"]),
+        "peak MB": lambda row: f"{row['peak_mb']:.0f}",
+        "of ceiling": lambda row: f"{100 * row['gemm_share']:.0f} %",
+    }
+    text = format_table(rows, columns)
+    if result["vs"]:
+        text += f"\n\ntime ratio {result['time_ratio']:.3f}, memory ratio {result['memory_ratio']:.3f}"
+    return text
+
+
+def _ceiling(result):
+    """The table of what a step's products take alone."""
+    columns = {
+        "ceiling: the products alone": lambda method: {"lora": "LoRA", "full": "full fine-tuning"}[method],
+        "GFLOP": lambda method: f"{result['gflop'][method]:.1f}",
+    }
+    for way in next(iter(result["gemm"].values())):
+        columns[f"{WAYS[way]}, s"] = lambda method, way=way: _seconds(result["gemm"][method][way])
+    return format_table(list(result["gemm"]), columns)
+
+
+def _scaling_table(rows):
+    columns = {
+        "varied": lambda row: row["varied"],
+        "value": lambda row: str(row["value"]),
+        "side": lambda row: LABELS[row["side"]],
+        "median s": lambda row: _seconds(row["median"]),
+        "peak MB": lambda row: f"{row['peak_mb']:.0f}",
+        "of ceiling": lambda row: f"{100 * row['gemm_share']:.0f} %",
+    }
+    return format_table(rows, columns)
+
+
+def _seconds(s):
+    return f"{s:.3f}" if s >= 0.1 else f"{s:.5f}"
+
+
+# ---- gemm and sweep --------------------------------------------------------------------------------------------------
+
+
+def _gemm(args, options):
+    from ..bench.products import KINDS
+    from ..bench.turns import ceiling
+
+    case = _case(args, options)
+    result = ceiling(case, options["runs"])
+    ways = list(result["rows"][0]["gflops"])
+    columns = {
+        "product": lambda row: f"{row['kind']:<8}{KINDS[row['kind']]}",
+        "rows N": lambda row: str(row["N"]),
+        "d_in": lambda row: str(row["d_in"]),
+        "d_out": lambda row: str(row["d_out"]),
+        "LoRA": lambda row: str(row["lora"]),
+        "full": lambda row: str(row["full"]),
+    } | {f"{WAYS[way]}": lambda row, way=way: f"{row['gflops'][way]:.1f}" for way in ways}
+    text = (
+        f"{_title(case, result)}\n\n{format_table(result['rows'], columns)}\n\n"
+        "LoRA, full: how often a step has this product; last columns: GFLOP/s.\n"
+        "shards: the rows divided among Python threads with one BLAS thread each.\n\n" + _ceiling(result)
+    )
+    shared = {name: result[name] for name in ("model", "batch_size", "seq_len", "threads", "backend", "tf32")}
+    tidy = [
+        shared
+        | {name: row[name] for name in ("kind", "N", "d_in", "d_out", "lora", "full")}
+        | {"way": way, "gflops": rate, "machine": result["machine"], "versions": result["versions"]}
+        for row in result["rows"]
+        for way, rate in row["gflops"].items()
+    ]
+    return result, tidy, text
+
+
+def _sweep(args, options):
+    from ..bench.machine import machine, versions
+    from ..bench.series import sweep_jobs
+
+    if get_xp(args.backend).__name__ == "cupy":
+        raise InputError("bench sweep compares processes, which cannot share one GPU; use --backend numpy")
+    result = sweep_jobs(**options, progress=True) | {"machine": machine(), "versions": versions()}
+    tidy = [
+        {"jobs": jobs, "seeds": result["seeds"], "epochs": result["epochs"], "runs": result["runs"]}
+        | result[name]
+        | {"time_ratio": result[name]["median"] / result["one"]["median"]}
+        | {"machine": result["machine"], "versions": result["versions"]}
+        for jobs, name in ((1, "one"), (result["jobs"], "many"))
+    ]
+    columns = {
+        "processes": lambda row: str(row["jobs"]),
+        "median s": lambda row: _seconds(row["median"]),
+        "min s": lambda row: _seconds(row["min"]),
+        "ratio": lambda row: f"{row['time_ratio']:.3f}",
+    }
+    title = f"rank sweep on rotated digits: ranks {', '.join(map(str, result['ranks']))}; seeds: {result['seeds']}"
+    return result, tidy, f"{title}\n{result['machine']}\n\n{format_table(tidy, columns)}"

@@ -1,0 +1,64 @@
+"""One side, as a process: `python -m lorabook.bench NAME CASE` answers each line on stdin by one on stdout."""
+
+import json
+import sys
+import time
+
+from ..errors import InputError
+from .case import Case
+from .gemm import Gemm
+from .ours import full, lora
+from .theirs import peft
+
+
+class Timed:
+    """once(), timed on a device."""
+
+    def __init__(self, once, device):
+        self.once, self.device = once, device
+
+    def turn(self, n):
+        """Seconds of n runs; of several, an untimed one goes before."""
+        if n > 1:
+            self.once()
+        seconds = []
+        for _ in range(n):
+            self.device.synchronize()
+            start = time.perf_counter()
+            self.once()
+            self.device.synchronize()
+            seconds.append(time.perf_counter() - start)
+        return seconds
+
+    def peak(self):
+        """Peak memory in MB."""
+        return self.device.peak_mb(self.once)
+
+
+SIDES = {
+    "lorabook": lambda case: Timed(*lora(case)),
+    "full": lambda case: Timed(*full(case)),
+    "peft": lambda case: Timed(*peft(case)),
+    "gemm": Gemm,
+}
+
+
+def serve(name, case, questions, answers):
+    """Answer each line [method, *arguments] by a line of JSON; "ready" by null once the side is built."""
+    side = SIDES[name](case)
+    for line in questions:
+        method, *arguments = json.loads(line)
+        answer = None if method == "ready" else getattr(side, method)(*arguments)
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    answers, sys.stdout = sys.stdout, sys.stderr  # nothing that a library prints may pass for an answer
+    try:
+        serve(sys.argv[1], Case(**json.loads(sys.argv[2])), sys.stdin, answers)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
+    except ImportError as error:
+        print(f"{error}; install the extra `oracle`: pip install torch transformers peft", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -1,0 +1,73 @@
+"""lorabook's sides: the LoRA step, the full fine-tuning step by the same code, and inference with merged adapters."""
+
+import numpy as np
+
+from ..adapters import LoRAConfig, inject, merge
+from ..backend import data_like, get_xp
+from ..hub import locate
+from ..models.bert import BertForSequenceClassification
+from ..optim import AdamW
+from ..parallel import Workers, cut
+from .case import LABELS, RANDOM
+from .devices import CupyDevice, Host
+
+
+def lora(case):
+    """(once, device) of the LoRA side."""
+    model = network(case)
+    targets = {"target_modules": case.target_modules, "modules_to_save": ("classifier",)}
+    inject(model, LoRAConfig(r=case.r, lora_alpha=16, **targets), case.seed)
+    return (_forward if case.what == "forward" else _step)(case, model), _device(case)
+
+
+def full(case):
+    """(once, device) of full fine-tuning: the same step with everything trainable, embeddings and norms included."""
+    return _step(case, network(case)), _device(case)
+
+
+def _step(case, model):
+    ids, labels = _batch(case, model)
+    optimizer, params = AdamW(1e-3), model.trainable_params()
+    workers = Workers(case.threads).__enter__()  # for as long as the process lives
+
+    def step():
+        _, grads = workers.loss_and_grad(model, ids, labels)  # as `train` does
+        optimizer.step(params, grads)
+
+    return step
+
+
+def _forward(case, model):
+    ids, _ = _batch(case, model)
+    merge(model)
+    workers = Workers(case.threads).__enter__()
+
+    def forward():
+        for _ in workers.map(lambda rows: model.forward(ids[rows, ...])[0], cut(ids)):
+            pass
+
+    return forward
+
+
+def network(case):
+    """The model on the case's backend: from its folder, or N(0, 0.02^2) with norms at rest."""
+    config = case.config()
+    if case.model not in RANDOM:
+        model = BertForSequenceClassification.from_pretrained(locate(case.model), labels=LABELS, rng=case.seed)
+    else:
+        model, rng = BertForSequenceClassification(config, labels=LABELS), np.random.default_rng(case.seed)
+        for array in model.named_params().values():
+            if array.ndim == 2:
+                rng.standard_normal(dtype="float32", out=array)
+                array *= 0.02
+    return model if case.backend == "numpy" else model.to(get_xp(case.backend))
+
+
+def _batch(case, model):
+    like = next(iter(model.named_params().values()))
+    ids, labels = case.batch(model.children["bert"].config["vocab_size"])
+    return data_like(ids, like), data_like(labels, like)
+
+
+def _device(case):
+    return Host() if case.backend == "numpy" else CupyDevice(get_xp(case.backend))

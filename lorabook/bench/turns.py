@@ -1,0 +1,143 @@
+"""Two sides take turns: each in a process of its own, so that its peak memory is its own, step by step.
+
+A change of the machine's speed so meets both. Before a turn there is a pause in which the other side's threads go to
+sleep: for some milliseconds after its work a thread of BLAS or OpenMP spins, and would take a core away. Short steps
+come several to a turn, after an untimed one, because a turn starts with a cold cache and training does not.
+"""
+
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+
+from tqdm import tqdm
+
+from ..errors import InputError
+from .case import Case
+from .gemm import PAUSE
+from .machine import machine, versions
+from .products import chosen, products
+
+METHODS = {"lorabook": "lora", "peft": "lora", "full": "full"}  # a side: what it computes
+WARMUP = 3
+TURN, MOST = 0.2, 20  # a turn: as many steps as take about TURN seconds, at most MOST
+
+
+def compare(case, runs=15, vs=None, progress=False):
+    """Time and peak memory of our side and of `vs` ("peft", "full" or None), and the ceiling: one dict.
+
+    {the case's fields, runs, vs, adapted, machine, versions, gemm, gemm_seconds, gemm_share, time_ratio, memory_ratio,
+    lorabook: {median, min, peak_mb, gemm_seconds, gemm_share}, vs: likewise}. Seconds are of one step; gemm: medians
+    {method: {way: seconds}}, of which the fastest way is gemm_seconds; ratios: lorabook's median and peak over the
+    other side's. Raises InputError if a side cannot run.
+    """
+    config = case.config()
+    adapted = len(chosen(config, case))
+    names = ["lorabook", *([vs] if vs else [])]
+    methods = dict.fromkeys(METHODS[name] for name in names)
+    with contextlib.ExitStack() as stack:
+        sides = {name: stack.enter_context(Side(name, case)) for name in (*names, "gemm")}
+        for side in sides.values():
+            side.ask("ready")
+        for _ in range(WARMUP):
+            slowest = max(sides[name].ask("turn", 1)[0] for name in names)
+        n = max(1, min(MOST, int(TURN / slowest)))
+        seconds = {name: [] for name in names}
+        gemm = {method: {} for method in methods}
+        for _ in tqdm(range(runs), delay=2, disable=None if progress else True, unit="turn"):
+            for name in names:
+                time.sleep(PAUSE)
+                seconds[name] += sides[name].ask("turn", n)
+            for method in methods:
+                for way, times in sides["gemm"].ask("turn", n, method).items():
+                    gemm[method].setdefault(way, []).extend(times)
+        peaks = {name: sides[name].ask("peak") for name in names}
+    gemm = {method: {way: statistics.median(times) for way, times in ways.items()} for method, ways in gemm.items()}
+    result = asdict(case) | {"runs": runs, "vs": vs, "adapted": adapted}
+    result |= {"machine": machine(case.backend), "versions": versions(case.backend, vs), "gemm": gemm}
+    result["gflop"] = {method: _gflop(config, case, method) for method in methods}
+    for name in names:
+        median, ceiling = statistics.median(seconds[name]), min(gemm[METHODS[name]].values())
+        result[name] = {"median": median, "min": min(seconds[name]), "peak_mb": peaks[name]}
+        result[name] |= {"gemm_seconds": ceiling, "gemm_share": ceiling / median}
+    result |= {key: result["lorabook"][key] for key in ("gemm_seconds", "gemm_share")}
+    if vs:
+        result["time_ratio"] = result["lorabook"]["median"] / result[vs]["median"]
+        result["memory_ratio"] = result["lorabook"]["peak_mb"] / result[vs]["peak_mb"]
+    return result
+
+
+def ceiling(case, runs=5):
+    """The products of a step by shape and in total: {the case's fields, runs, machine, versions, rows, gemm, gflop}.
+
+    rows: as `Gemm.shapes`. gemm: {method: {way: median seconds of one step's products}}.
+    """
+    config = case.config()
+    chosen(config, case)  # complains about targets
+    with Side("gemm", case) as side:
+        side.ask("ready")
+        shapes = side.ask("shapes", runs)
+        gemm = {method: side.ask("turn", runs, method) for method in ("lora", "full")}
+    result = asdict(case) | {"runs": runs, "machine": machine(case.backend), "versions": versions(case.backend)}
+    result |= {"rows": shapes, "gflop": {m: _gflop(config, case, m) for m in gemm}}
+    return result | {"gemm": {m: {way: statistics.median(s) for way, s in ways.items()} for m, ways in gemm.items()}}
+
+
+def _gflop(config, case, method):
+    return sum(p.flops for p in products(config, case, method)) / 1e9
+
+
+def rows(result):
+    """The tidy rows of a `compare`: one a side, its ratios to the side that is compared with."""
+    vs, case = result["vs"], {name: result[name] for name in ("what", "model", "batch_size", "seq_len", "r")}
+    case["target_modules"] = Case(target_modules=result["target_modules"]).targets
+    case |= {name: result[name] for name in ("adapted", "threads", "backend", "tf32")}
+    tidy = []
+    for name in (name for name in METHODS if name in result):
+        own, other = result[name], result.get(vs)
+        ratios = {
+            "time_ratio": other and own["median"] / other["median"],
+            "memory_ratio": other and own["peak_mb"] / other["peak_mb"],
+        }
+        tidy.append(case | {"side": name} | own | ratios | {n: result[n] for n in ("machine", "versions")})
+    return tidy
+
+
+class Side:
+    """A process that runs one side: a context manager, so that it ends whatever happens here."""
+
+    def __init__(self, name, case):
+        self.name = name
+        threads = {f"{library}_NUM_THREADS": str(case.threads) for library in ("OPENBLAS", "OMP", "MKL")}
+        self.env = os.environ | threads | {"CUPY_TF32": str(int(case.tf32))}
+        self.command = [sys.executable, "-m", __package__, name, json.dumps(asdict(case))]
+
+    def __enter__(self):
+        self.errors = tempfile.TemporaryFile("w+")  # a pipe that nobody empties would stop the other end
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.errors}
+        self.process = subprocess.Popen(self.command, **pipes, text=True, env=self.env)
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.communicate()
+        self.errors.close()
+
+    def ask(self, *question):
+        """The answer to [name of a method, arguments]. InputError if the side has refused, RuntimeError if it broke."""
+        with contextlib.suppress(BrokenPipeError):  # a side that is gone has no answer either
+            print(json.dumps(question), file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
+        if answer:
+            return json.loads(answer)
+        code = self.process.wait()
+        self.errors.seek(0)
+        last = (self.errors.read().strip().splitlines() or [f"no message, exit code {code}"])[-1]
+        if code == 2:
+            raise InputError(f"the {self.name} side cannot run: {last}")
+        raise RuntimeError(f"the {self.name} side failed: {last}")
