@@ -84,7 +84,7 @@ def test_of_the_last_block_only_key_and_value_see_all_tokens(tiny):
 @pytest.mark.parametrize("what", ["step", "forward"])
 def test_the_ceiling_multiplies_everything(tiny, threads, what):
     gemm = Gemm(tiny(threads=threads, what=what))
-    ways = {"blas", "shards"} if threads > 1 else {"blas"}
+    ways = {"one", "blas", "shards"} if threads > 1 else {"one"}
     for method in ("lora", "full"):
         assert set(gemm.operands) >= set(gemm.lists[method])
         for way in sorted(ways):
@@ -321,8 +321,8 @@ def test_gemm_counts_each_product_of_a_step(run_json, tmp_path):
         work = sum(2 * row["N"] * row["d_in"] * row["d_out"] * row[method] for row in result["rows"])
         assert result["gflop"][method] == work / 1e9
     rows = read_csv(tmp_path / "gemm.csv")
-    assert len(rows) == 2 * len(result["rows"])
-    assert {row["way"] for row in rows} == {"blas", "shards"}
+    assert len(rows) == 3 * len(result["rows"])
+    assert {row["way"] for row in rows} == {"one", "blas", "shards"}
     assert all(row["gflops"] > 0 for row in rows)
 
 

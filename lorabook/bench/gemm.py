@@ -1,8 +1,9 @@
 """The ceiling: how fast this machine multiplies float32 matrices of the shapes that a step has.
 
-On a CPU in two ways: each product on `threads` BLAS threads, one after another; or each of `threads` Python threads
-does its share of the rows of every product on one BLAS thread, and they meet only at the end. Weights are as many as
-the model's, so that a small batch waits for them as a step does; entries are random, outputs allocated beforehand.
+On a CPU in these ways: "blas", each product on `threads` BLAS threads, one after another; "shards", each of `threads`
+Python threads does its share of the rows of every product on one BLAS thread, and they meet only at the end; "one", a
+single thread, which wins where the products are tiny. Weights are as many as the model's, so that a small batch waits
+for them as a step does; entries are random, outputs allocated beforehand.
 """
 
 import math
@@ -29,7 +30,7 @@ class Gemm:
         self.lists = {method: products(config, case, method) for method in ("lora", "full")}
         self.threads, self.pool = case.threads, ThreadPoolExecutor(case.threads)
         self.device = Host() if xp is np else CupyDevice(xp)
-        self.ways = ("device",) if xp is not np else ("blas", "shards") if self.threads > 1 else ("blas",)
+        self.ways = ("device",) if xp is not np else ("one", "blas", "shards") if self.threads > 1 else ("one",)
         self.operands = self._operands(xp, np.random.default_rng(case.seed))
 
     def _operands(self, xp, rng):
@@ -83,7 +84,7 @@ class Gemm:
     def _time(self, triples, way, repeats, n, warm=False):
         """n times the seconds that all the products take, `repeats` times over."""
         seconds = []
-        with threadpool_limits(1 if way == "shards" else self.threads, user_api="blas"):
+        with threadpool_limits(self.threads if way == "blas" else 1, user_api="blas"):
             for timed in [False] * warm + [True] * n:
                 shards = _shards(triples, self.threads) if way == "shards" else [triples]
                 run = self.pool.map if way == "shards" else map

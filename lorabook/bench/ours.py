@@ -28,7 +28,7 @@ def full(case):
 def _step(case, model):
     ids, labels = _batch(case, model)
     optimizer, params = AdamW(1e-3), model.trainable_params()
-    workers = Workers(case.threads).__enter__()  # for as long as the process lives
+    workers = _workers(case)
 
     def step():
         _, grads = workers.loss_and_grad(model, ids, labels)  # as `train` does
@@ -40,7 +40,7 @@ def _step(case, model):
 def _forward(case, model):
     ids, _ = _batch(case, model)
     merge(model)
-    workers = Workers(case.threads).__enter__()
+    workers = _workers(case)
 
     def forward():
         for _ in workers.map(lambda rows: model.forward(ids[rows, ...])[0], cut(ids)):
@@ -67,6 +67,11 @@ def _batch(case, model):
     like = next(iter(model.named_params().values()))
     ids, labels = case.batch(model.children["bert"].config["vocab_size"])
     return data_like(ids, like), data_like(labels, like)
+
+
+def _workers(case):
+    """Threads for as long as the process lives. None on a GPU: the hook on its memory sees only its own thread."""
+    return Workers(case.threads if case.backend == "numpy" else 1).__enter__()
 
 
 def _device(case):

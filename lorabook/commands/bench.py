@@ -92,7 +92,7 @@ def _case(args, options):
 # ---- step and forward ------------------------------------------------------------------------------------------------
 
 LABELS = {"lorabook": "lorabook", "full": "lorabook, full", "peft": "PEFT"}
-WAYS = {"blas": "BLAS threads", "shards": "shards", "device": "GPU"}
+WAYS = {"one": "1 thread", "blas": "BLAS", "shards": "shards", "device": "GPU"}
 
 
 def _step(args, options):
@@ -183,11 +183,13 @@ def _gemm(args, options):
         "LoRA": lambda row: str(row["lora"]),
         "full": lambda row: str(row["full"]),
     } | {f"{WAYS[way]}": lambda row, way=way: f"{row['gflops'][way]:.1f}" for way in ways}
-    text = (
-        f"{_title(case, result)}\n\n{format_table(result['rows'], columns)}\n\n"
-        "LoRA, full: how often a step has this product; last columns: GFLOP/s.\n"
-        "shards: the rows divided among Python threads with one BLAS thread each.\n\n" + _ceiling(result)
-    )
+    reading = "LoRA, full: how often a step has this product; last columns: GFLOP/s."
+    if "blas" in ways:
+        reading += (
+            f"\nBLAS: one product after another on {case.threads} BLAS threads; shards: the rows divided\n"
+            "among as many Python threads with one BLAS thread each."
+        )
+    text = f"{_title(case, result)}\n\n{format_table(result['rows'], columns)}\n\n{reading}\n\n{_ceiling(result)}"
     shared = {name: result[name] for name in ("model", "batch_size", "seq_len", "threads", "backend", "tf32")}
     tidy = [
         shared
