@@ -34,6 +34,10 @@ class Layer:
         """(dx, grads): dx is None unless `need_dx`; grads has the trainable parameters' names and shapes."""
         raise NotImplementedError
 
+    def predict(self, x):
+        """The output alone."""
+        return self.forward(x)[0]
+
     def check_input(self, x):
         """Raise InputError if the host array x holds what this layer, or its first child, cannot take.
 
@@ -235,16 +239,18 @@ class Sequential(Layer):
     """Children one after another. The backward pass stops below the lowest child that has anything to train.
 
     `context` (an attention bias, say) goes to every child's forward, `last` to the last child's only.
+    Without `keep` there is no cache, and no backward: every child's memory is free for the next one.
     """
 
     def __init__(self, children):
         super().__init__(children=children)
 
-    def forward(self, x, rng=None, last=None, **context):
+    def forward(self, x, rng=None, last=None, keep=True, **context):
         caches = []
         for i, child in enumerate(self.children.values(), 1):
             x, cache = child.forward(x, rng, **context, **((last or {}) if i == len(self.children) else {}))
-            caches.append(cache)
+            if keep:
+                caches.append(cache)
         return x, caches
 
     def backward(self, dout, caches, need_dx=True):

@@ -259,14 +259,14 @@ MUTANTS = {
         ],
         "models.bert:BertModel.forward": [
             ("tokens hidden, not padding", "ids != self.pad_token_id", "ids == self.pad_token_id"),
-            ("padding seen", '{"first": first}, bias=bias', '{"first": first}, bias=None'),
+            ("padding seen", '{"first": first}, keep, bias=bias', '{"first": first}, keep, bias=None'),
         ],
         "models.bert:BertModel.backward": [
             ("embeddings always", 'self.children["embeddings"].trains()', "True"),
             ("embeddings never", 'self.children["embeddings"].trains()', "False"),
         ],
         "models.bert:BertForSequenceClassification.forward": [
-            ("two tokens, and the second", "first=1)", "first=2); h = h[:, ::-1, :]"),
+            ("two tokens, and the second", "ids, rng, 1, keep)", "ids, rng, 2, keep); h = h[:, ::-1, :]"),
             ("no tanh", "F.tanh(z)", "(z, F.tanh(z)[1])"),
         ],
         "models.bert:BertForSequenceClassification.backward": [

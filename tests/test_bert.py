@@ -578,3 +578,12 @@ def test_a_saved_classifier_has_the_configs_spread():
     weight = model.named_params()["classifier.weight"]
     assert weight.std() == pytest.approx(0.05, rel=0.02)
     assert abs(weight.mean()) < 0.001
+
+
+@pytest.mark.parametrize("head", [BertForSequenceClassification, BertForTokenClassification, BertForSentenceEmbedding])
+def test_predict_is_forward_without_a_cache(rng, head):
+    model = tiny_bert(rng, head, **({} if head is BertForSentenceEmbedding else {"labels": 3}))
+    y, _ = model.forward(tiny_ids())
+    assert same_bits(model.predict(tiny_ids()), y)
+    _, (_, blocks) = model.children["bert"].forward(tiny_ids(), keep=False)
+    assert blocks == []

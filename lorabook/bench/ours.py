@@ -43,7 +43,7 @@ def _forward(case, model):
     workers = _workers(case)
 
     def forward():
-        for _ in workers.map(lambda rows: model.forward(ids[rows, ...])[0], cut(ids)):
+        for _ in workers.map(lambda rows: model.predict(ids[rows, ...]), cut(ids)):
             pass
 
     return forward

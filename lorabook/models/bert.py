@@ -140,11 +140,14 @@ class BertModel(Layer):
         super().__init__(children=children)
         self.config, self.pad_token_id = config, config.get("pad_token_id") or 0
 
-    def forward(self, ids, rng=None, first=None):
-        """`first`: only the hidden states of the first so many tokens, (B, first, d), which saves most of a block."""
+    def forward(self, ids, rng=None, first=None, keep=True):
+        """`first`: only the hidden states of the first so many tokens, (B, first, d), which saves most of a block.
+
+        Without `keep` nothing is kept for a backward pass.
+        """
         x, embeddings_cache = self.children["embeddings"].forward(ids, rng)
         bias = F.padding_bias(ids != self.pad_token_id, x)
-        h, blocks_cache = self.children["encoder"].children["layer"].forward(x, rng, {"first": first}, bias=bias)
+        h, blocks_cache = self.children["encoder"].children["layer"].forward(x, rng, {"first": first}, keep, bias=bias)
         return h, (embeddings_cache, blocks_cache)
 
     def backward(self, dout, cache, need_dx=False):
@@ -172,6 +175,9 @@ class Head(Layer):
             weight = rng.normal(0, config.get("initializer_range", 0.02), (labels, config["hidden_size"]))
             children["classifier"] = Linear(weight.astype("f4"), np.zeros(labels, "f4"))
         super().__init__(children=children)
+
+    def predict(self, ids):
+        return self.forward(ids, keep=False)[0]
 
     @classmethod
     def from_pretrained(cls, path, **kwargs):
@@ -219,9 +225,9 @@ class BertForSequenceClassification(Classifier, Head):
 
     pooler = True
 
-    def forward(self, ids, rng=None):
+    def forward(self, ids, rng=None, keep=True):
         bert, classifier = self.children.values()
-        h, bert_cache = bert.forward(ids, rng, first=1)  # (B, 1, d)
+        h, bert_cache = bert.forward(ids, rng, 1, keep)  # (B, 1, d)
         z, dense_cache = bert.children["pooler"].children["dense"].forward(h[:, 0, :], rng)  # (B, d)
         pooled, tanh_cache = F.tanh(z)
         logits, classifier_cache = classifier.forward(pooled, rng)
@@ -241,8 +247,8 @@ class BertForSequenceClassification(Classifier, Head):
 class BertForTokenClassification(Classifier, Head):
     """logits (B, T, k) = classifier(h): one label a token. A label below 0 (padding: -100) does not count."""
 
-    def forward(self, ids, rng=None):
-        h, bert_cache = self.children["bert"].forward(ids, rng)
+    def forward(self, ids, rng=None, keep=True):
+        h, bert_cache = self.children["bert"].forward(ids, rng, keep=keep)
         logits, classifier_cache = self.children["classifier"].forward(h, rng)
         return logits, (bert_cache, classifier_cache)
 
@@ -256,9 +262,9 @@ class BertForTokenClassification(Classifier, Head):
 class BertForSentenceEmbedding(Head):
     """y (B, d): the mean of the hidden states over the tokens that are not padding, as all-MiniLM-L6-v2 uses it."""
 
-    def forward(self, ids, rng=None):
+    def forward(self, ids, rng=None, keep=True):
         bert = self.children["bert"]
-        h, bert_cache = bert.forward(ids, rng)
+        h, bert_cache = bert.forward(ids, rng, keep=keep)
         xp = array_namespace(h, ids)
         mask = xp.astype(ids != bert.pad_token_id, h.dtype)
         share = mask / xp.sum(mask, axis=1, keepdims=True)  # (B, T)
