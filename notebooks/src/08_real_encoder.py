@@ -396,19 +396,27 @@ columns = {
 }
 print(format_table(list(largest), columns))
 for matrix in ("query", "value"):
-    print(f"{matrix}: LoRA's first singular value is {largest['lora', 8, matrix] / largest['full', None, matrix]:.1f} "
-          f"times that of the full update at r = 8")  # fmt: skip
+    times = largest["lora", 8, matrix] / largest["full", None, matrix]
+    print(f"{matrix}: LoRA's first singular value is {times:.0f} times that of the full update at r = 8")
+
+own = [row for row in rows if row["what"] == "full" and row["i"] == 8]
+in_eight = {key: middle for key, (middle, _, _) in median_by(own, ("matrix", "layer"), "energy").items()}
+columns = {"full update, energy in 8": str}
+columns |= {f"layer {n}": lambda matrix, n=n: f"{in_eight[matrix, n]:.0%}" for n in layers}
+print("\n" + format_table(["query", "value"], columns))
 
 # %% [markdown]
 # <!-- RESULT 6: adapt to the CSV -->
-# The full update is small and broad: its energy is spread over many directions, and no few of them hold most of it.
-# LoRA puts all it has into `r` directions and makes them large. As in chapter 06, it is no copy of the full update: it
-# is another solution.
+# * **The full update is small.** LoRA's first singular value is many times larger. Part of that is the learning rate,
+#   0.001 against 0.00005; but with these rates both do the task.
+# * **How broad it is depends on the layer.** In the first layers eight directions hold less than half of its energy, in
+#   the last one most of it. A low rank would suit the top of the network better than the bottom.
+# * As in chapter 06, LoRA's update is no copy of the full one: it is another solution, in few directions.
 
 # %%
 for matrix in ("query", "value"):
-    assert largest["lora", 1, matrix] > largest["full", None, matrix]  # RESULT 6: adapt
-    assert energy["full", None, matrix, 8] < 0.9
+    assert largest["lora", 8, matrix] > 4 * largest["full", None, matrix]  # RESULT 6: adapt
+    assert in_eight[matrix, 0] < 0.6 and in_eight[matrix, 0] < in_eight[matrix, 5]
 
 # %% [markdown]
 # ## Intruder dimensions
@@ -437,9 +445,9 @@ print(format_table(sorted(cosine, key=lambda key: (key[2], key[0], key[1] or 0))
 
 # %% [markdown]
 # <!-- RESULT 7: adapt to the CSV -->
-# As in that paper: full fine-tuning leaves none, LoRA puts some in, and the lower the rank, the more. What follows from
-# it for the task is another question; on the held-out reviews ... That paper ties them to forgetting what the model
-# could do before, which we did not measure.
+# As in that paper: full fine-tuning leaves none, each leading direction stays almost what it was. LoRA puts some in,
+# and the lower the rank, the more. That paper ties them to forgetting what the model could do before, which we did not
+# measure; the task itself does not suffer much from them (rank 1 in the recipe).
 #
 # The same measures on the adapter that was trained above. A few lines suffice:
 
@@ -464,8 +472,8 @@ for path, layer in list(adapters(model).items())[6:8]:
 # * **As in the paper:** ... a very small rank suffices; the first direction is shared beyond chance; the update
 #   amplifies what the weight does not emphasise, and more so at low rank.
 # * **Not as in the paper:** ...
-# * LoRA's update is concentrated and large, the full one broad and small. Low ranks leave intruder dimensions among the
-#   first singular vectors, full fine-tuning does not.
+# * LoRA's update is large and concentrated. The full one is small, and broad except in the last layers. Low ranks leave
+#   intruder dimensions among the first singular vectors, full fine-tuning does not.
 # * Differences to the paper's setting: 23 million parameters instead of 175 billion, sentence classification, one epoch
 #   for the tables, one learning rate for all of them, and differences between lines that are often no larger than those
 #   between seeds.
