@@ -28,11 +28,12 @@ def _note(figure, text):
 
 def _names(axes, ends):
     """Names at the ends of lines, {name: ((x, y), color)}, moved apart where they would overlap."""
-    low, high = axes.get_ylim()
-    gap, floor = (high - low) / 16, -np.inf
+    to, back = (np.log, np.exp) if axes.get_yscale() == "log" else (float, float)
+    low, high = map(to, axes.get_ylim())
+    floor = -np.inf
     for name, ((x, y), color) in sorted(ends.items(), key=lambda item: item[1][0][1]):
-        floor = max(y, floor + gap)
-        _name(axes, name, (x, floor), (7, -3), color)
+        floor = max(to(y), floor + (high - low) / 16)
+        _name(axes, name, (x, back(floor)), (7, -3), color)
 
 
 def _dots(axes, groups, colors):
@@ -150,19 +151,22 @@ def amplifications(rows):
     figure, panels = plt.subplots(1, 2, figsize=(9.6, 3.9), sharey=True)
     ranks = sorted({row["r"] for row in rows})
     shades = plt.get_cmap("YlOrBr")(np.linspace(0.4, 0.95, len(ranks)))
-    for axes, matrix in zip(panels, ("query", "value"), strict=True):
+    ends = {matrix: {} for matrix in ("query", "value")}
+    for axes, matrix in zip(panels, ends, strict=True):
         for r, color in zip(ranks, shades, strict=True):
             own = [row for row in rows if (row["matrix"], row["r"]) == (matrix, r)]
             points = [(layer, *spread) for (layer,), spread in median_by(own, ("layer",), "amplification").items()]
             layer, middle, low, high = zip(*sorted(points), strict=True)
             axes.plot(layer, middle, color=color, marker="o")
             axes.fill_between(layer, low, high, color=color, alpha=0.2, linewidth=0)
-            _name(axes, f"r = {r}", (layer[-1], middle[-1]), (7, -3), color)
+            ends[matrix][f"r = {r}"] = (layer[-1], middle[-1]), color
         axes.set_xticks(layer)
         axes.set_xlim(right=layer[-1] + 0.9)
         axes.set_xlabel("layer")
         axes.set_title(f"Update of {SHORT[matrix]}")
-    _log_axis(panels[0], (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200))
+    _log_axis(panels[0], (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000))
+    for axes, names in zip(panels, ends.values(), strict=True):
+        _names(axes, names)
     panels[0].set_ylabel("amplification factor")
     seeds = len({row["seed"] for row in rows})
     text = r"$\Vert\Delta W\Vert_F\ /\ \Vert U^T W V\Vert_F$: the update against what W does in its directions"

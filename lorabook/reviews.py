@@ -116,7 +116,7 @@ def run_all(settings, folder=FOLDER, jobs=1, progress=False, task=None):
         for name in (task.model, task.data):
             locate(name)  # fetched once, here, not by every process
         parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
-        rows = parallel(joblib.delayed(run)(setting, folder, task, 1 if jobs > 1 else None) for setting in missing)
+        rows = parallel(joblib.delayed(run)(setting, folder, task, None if jobs == 1 else 1) for setting in missing)
         for _ in tqdm(rows, total=len(missing), disable=None if progress else True, unit="run"):
             pass
     return [_result(setting, folder) for setting in settings]
