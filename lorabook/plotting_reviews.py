@@ -188,13 +188,13 @@ def spectra(rows):
             i, middle, low, high = zip(*sorted(points), strict=True)
             axes.plot(i, middle, color=color, marker="o")
             axes.fill_between(i, low, high, color=color, alpha=0.15, linewidth=0)
-            at = len(i) - 1 if r else len(i) // 2
+            at = len(i) - 1 if r else 2 * len(i) // 3
             _name(axes, f"{label}, r = {r}" if r else label, (i[at], middle[at]), (6, 5), color)
         axes.set_xscale("log", base=2)
         axes.set_xticks(ticks := (1, 2, 4, 8, 16, 32, 64, 128, 256), [str(tick) for tick in ticks])
         axes.set_xlabel("index i")
         axes.set_title(SHORT[matrix])
-    _log_axis(panels[0], (1e-3, 1e-2, 0.1, 1, 10))
+    _log_axis(panels[0], (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1, 10))
     panels[0].set_ylabel("singular value")
     layers, seeds = ({row[column] for row in rows} - {None} for column in ("layer", "seed"))
     text = "singular values of the query and value matrices, and of what training added to them"
