@@ -19,7 +19,11 @@ def _short(targets):
 
 def _epochs(rows):
     (epochs,) = {row["epochs"] for row in rows}
-    return "1 epoch" if epochs == 1 else f"{epochs} epochs"
+    return _span(epochs)
+
+
+def _span(epochs):
+    return {0.5: "half an epoch", 1: "1 epoch"}.get(epochs, f"{epochs} epochs")
 
 
 def _note(figure, text):
@@ -216,14 +220,14 @@ def intruders(rows):
         }
         cosine = median_by(own, ("epochs", "r"), "smallest_cosine")
         last = _curve(axes, [row for row in own if row["epochs"] == short], None, "smallest_cosine", color="#D55E00")
-        _name(axes, f"LoRA, {short} epoch", last[:2], (7, -3), "#D55E00")
+        _name(axes, f"LoRA, {_span(short)}", last[:2], (7, -3), "#D55E00")
         for r in (r for epochs, r in cosine if epochs == long and r):
             axes.plot(r, cosine[long, r][0], "s", color="#7F3300", markerfacecolor="none")
-        _name(axes, f"LoRA, {long} epochs", (r, cosine[long, r][0]), (6, -12), "#7F3300")
+        _name(axes, f"LoRA, {_span(long)}", (r, cosine[long, r][0]), (6, -12), "#7F3300")
         full, low, high = cosine[long, None]
         axes.axhline(full, color="black", linewidth=1.2, linestyle="--")
         axes.axhspan(low, high, color="black", alpha=0.08, linewidth=0)
-        _name(axes, f"full fine-tuning, {long} epochs", (1, full), (0, -12), "black")
+        _name(axes, f"full fine-tuning, {_span(long)}", (1, full), (0, -12), "black")
         axes.axhline(0.5, color=GREY, linewidth=1)
         _name(axes, "below: an intruder", (230, 0.5), (0, -11), GREY, ha="right")
         _name(axes, f"intruders among the first 10, mean, {short} epoch (full: {count[long, None]:.1f}):", (1, 0.08),

@@ -1,5 +1,6 @@
 """Text tasks: movie reviews, or the reader's own file; tokens; batches of texts of similar length."""
 
+import copy
 import csv
 import json
 from dataclasses import dataclass
@@ -160,6 +161,12 @@ class TextBatches:
         pools = [order[i : i + size] for i in range(0, len(order), size)]
         by_length = np.concatenate([sorted(pool, key=lambda i: len(self.ids[i])) for pool in pools])
         return rng.permutation(by_length.reshape(len(self), self.batch_size))
+
+    def first(self, share):
+        """The same of the first texts alone, a share of 0 .. 1 of them."""
+        part, n = copy.copy(self), round(share * len(self.ids))
+        part.ids, part.labels, part._epoch = self.ids[:n], self.labels[:n], None
+        return part
 
     def in_order(self):
         """(rows, ids, labels) of batches that cover every text once, shortest first: for evaluation."""

@@ -51,6 +51,19 @@ def test_figure_of_the_planted_update():
     assert f"at most {100 * (max(row['ratio'] for row in rows if row['steps'] == 1000) - 1):.2f} %" in TEXT
 
 
+def test_figures_of_the_encoder():
+    rows = read_csv(ROOT / "figures" / "data" / "reviews_recipe.csv")
+    accuracy, params = (median_by(rows, ("method", "r"), column) for column in ("test_accuracy", "params"))
+    for key, what in {
+        ("full", None): "all {:,} weights train",
+        ("lora", 8): "r = 8: {:,} numbers",
+        ("lora", 1): "r = 1: {:,} numbers",
+        ("head", None): "pooler and classifier alone",
+    }.items():
+        assert f"{what.format(params[key][0])} | {percent(accuracy[key])} |" in TEXT
+    assert len({row["seed"] for row in rows}) == 3
+
+
 def test_number_of_mutants():
     from test_mutants import CASES
 
