@@ -44,7 +44,7 @@ def linear_backward(dout, cache, needs=("x", "weight", "bias")):
         db = sum_n dout_n    (d_out,)
     """
     x, weight = cache
-    xp = array_namespace(dout)
+    xp = array_namespace(dout, x, weight)
     shape, dout = (*dout.shape[:-1], weight.shape[1]), rows(dout)  # (N, d_out)
     dx = xp.reshape(dout @ weight, shape) if "x" in needs else None
     dweight = dout.T @ rows(x) if "weight" in needs else None  # (d_out, d_in)

@@ -26,7 +26,7 @@ SHARD_TOKENS = 512  # what one thread computes at a time: enough for full speed 
 
 def cores():
     """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def are_ids(x):
@@ -48,7 +48,7 @@ def how_many_count(y):
 def cut(x):
     """The slices of a batch's rows: an even number of shards of about 512 tokens, or one for a small batch.
 
-    On a GPU always one shard: there, one large product is what is fast.
+    At most one shard a row; on a GPU always one: there, one large product is what is fast.
     """
     rows, small = x.shape[0], tokens(x) < SHARD_TOKENS / 2 or array_namespace(x).__name__ == "cupy"
     n = 1 if small else min(rows, 2 * max(1, round(tokens(x) / (2 * SHARD_TOKENS))))
@@ -85,7 +85,12 @@ class Workers:
         )
 
     def loss_and_grad(self, model, x, y, rng=None):
-        """(loss, {name: gradient}) of the mean over the batch, as model.loss_and_grad gives it for the whole."""
+        """(loss, {name: gradient}) of the mean over the batch, as model.loss_and_grad gives it for the whole.
+
+        With `rng`, each shard draws its dropout from a generator of its own, spawned from it.
+        """
+        if x.shape[0] != y.shape[0] or not x.shape[0]:
+            raise InputError(f"expected as many targets as rows, and some; got {x.shape[0]} rows, {y.shape[0]} targets")
         shards = cut(x)
         few = len(shards) == 1 and are_ids(x)  # a model of texts is large enough for BLAS to share its products
         rngs = [None] * len(shards) if rng is None else rng.spawn(len(shards))

@@ -146,9 +146,9 @@ class LoRALinear(Layer):
         W, b, A, B = (self.params.get(name) for name in ("weight", "bias", "lora_A", "lora_B"))
         if self.merged:
             return F.linear(x, W, b)[0], None
-        p = 0.0 if rng is None else self.lora_dropout
-        if p == 0 and (self._shared_weight is not None or self._merges(math.prod(x.shape[:-1]))):
-            W = W + self.delta_weight() if self._shared_weight is None else self._shared_weight
+        p, shared = 0.0 if rng is None else self.lora_dropout, self._shared_weight  # read once: threads may drop it
+        if p == 0 and (shared is not None or self._merges(math.prod(x.shape[:-1]))):
+            W = W + self.delta_weight() if shared is None else shared
             return F.linear(x, W, b)[0], (x, W, None, None)
         M = asarray_like((rng.random(x.shape) >= p) / (1 - p), x) if p else None
         z = F.linear(x if M is None else x * M, A)[0]  # (..., r)

@@ -24,6 +24,8 @@ class SelfAttention(Layer):
         self.heads = heads
 
     def forward(self, x, rng=None, bias=None, first=None):
+        if first is not None and bias is not None and bias.shape[-2] > 1:
+            bias = bias[..., :first, :]  # a row for each token that asks
         inputs = (x if first is None else x[:, :first, :], x, x)
         outputs, caches = zip(
             *(child.forward(x, rng) for child, x in zip(self.children.values(), inputs, strict=True)), strict=True

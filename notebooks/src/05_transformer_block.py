@@ -462,8 +462,8 @@ class Copier(Classifier, Layer):
         _, grads = self.children["blocks"].backward(dh, blocks, need_dx=False)
         return None, prefixed("blocks", grads) | prefixed("head", head_grads)
 
-    def loss_and_grad(self, ids, labels, rng=None):
-        return super().loss_and_grad(ids, labels.ravel(), rng)
+    def loss_and_grad(self, ids, labels, *options):
+        return super().loss_and_grad(ids, labels.ravel(), *options)
 
 
 def sequences(task, n, seed):
