@@ -7,7 +7,7 @@ from checks import TOLERANCES, assert_close, assert_lives_on, linear, lora, move
 
 from lorabook import LoRAConfig, LoRALinear, inject, memory_table, merge, unmerge
 from lorabook.adapters import adapters, unload
-from lorabook.adapters.lora import merging_is_cheaper
+from lorabook.adapters.lora import merging_is_cheaper, shared_weights
 from lorabook.backend import to_numpy
 from lorabook.errors import InputError
 from lorabook.layers import Linear, Sequential
@@ -348,6 +348,127 @@ def test_load_into_a_merged_model_is_refused():
         model.load(arrays)
     unload(model)
     model.load({n: arrays[n] for n in model.named_params()})
+
+
+# ---- one update for several forwards ---------------------------------------------------------------------------------
+
+
+def shares(layer, N):
+    """Whether a forward of N rows together finds the update formed already."""
+    with shared_weights(layer, N):
+        return layer._shared_weight is not None
+
+
+def test_shared_where_merging_is_cheaper(rng):
+    assert [shares(lora(rng, "auto"), N) for N in (1, 2, 3, 999)] == [False, False, True, True]  # 5 x 7: see above
+    assert [shares(lora(rng, "factored"), N) for N in (1, 999)] == [False, False]
+    assert [shares(lora(rng, "merged"), N) for N in (1, 999)] == [True, True]
+
+
+def test_not_shared_with_dropout_or_when_merged(rng):
+    assert not shares(lora(rng, "merged", lora_dropout=0.1), 999)
+    layer = lora(rng, "merged")
+    layer.merge()
+    assert not shares(layer, 999)
+    layer.unmerge()
+    assert shares(layer, 999)
+
+
+def stack_of_two(dtype="float64"):
+    """Two adapters on matrices of one size, so that no shape tells them apart; order auto."""
+    rng = np.random.default_rng(4)
+    stack = Sequential({"a": linear(rng, 6, 6), "b": linear(rng, 6, 6)})
+    inject(stack, LoRAConfig(r=2, lora_alpha=3, init_lora_weights=False), rng)
+    return stack.to(np, dtype)
+
+
+def test_every_layer_gets_its_own_update(put):
+    stack = move(stack_of_two(), put)
+    with shared_weights(stack, 99):
+        for layer in stack.children.values():
+            assert_lives_on(put([0.0]), layer._shared_weight)
+            assert_close(layer._shared_weight, to_numpy(layer.params["weight"]) + to_numpy(layer.delta_weight()), 1e-15)
+        assert not same_bits(stack.children["a"]._shared_weight, stack.children["b"]._shared_weight)
+
+
+def test_formed_once_and_used_by_every_forward(rng):
+    stack, formed = stack_of_two(), []
+    for name, layer in stack.children.items():
+        layer.delta_weight = lambda name=name, layer=layer: formed.append(name) or LoRALinear.delta_weight(layer)
+    with shared_weights(stack, 99):
+        for rows in (1, 2, 99, 98):  # alone, one or two rows would take the other order
+            _, cache = stack.forward(rng.standard_normal((rows, 6)))
+            stack.backward(rng.standard_normal((rows, 6)), cache)
+    assert formed == ["a", "b"]
+    stack.forward(rng.standard_normal((1, 6)))
+    assert formed == ["a", "b"]
+    stack.forward(rng.standard_normal((99, 6)))
+    assert formed == ["a", "b", "a", "b"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rows", [1, 2, 3, 40])
+def test_sharing_changes_no_gradient(rng, dtype, rows):
+    stack, x, dout = stack_of_two(dtype), rng.standard_normal((rows, 6)), rng.standard_normal((rows, 6))
+    x, dout = x.astype(dtype), dout.astype(dtype)
+    y, dx, grads = run(stack, x, dout)
+    with shared_weights(stack, 99):
+        y_, dx_, grads_ = run(stack, x, dout)
+    assert_close(y_, y, TOLERANCES[dtype])
+    assert_close(dx_, dx, TOLERANCES[dtype])
+    assert grads_.keys() == grads.keys()
+    for name, grad in grads.items():
+        assert_close(grads_[name], grad, TOLERANCES[dtype])
+
+
+def test_the_update_is_dropped_afterwards(rng):
+    stack = stack_of_two()
+    y, _ = stack.forward(np.ones((9, 6)))
+    with shared_weights(stack, 99):
+        pass
+    with pytest.raises(ZeroDivisionError), shared_weights(stack, 99):
+        raise ZeroDivisionError
+    assert [layer._shared_weight for layer in stack.children.values()] == [None, None]
+    for layer in stack.children.values():
+        layer.params["lora_B"] *= 2
+    assert not np.allclose(stack.forward(np.ones((9, 6)))[0], y)
+
+
+def test_the_update_is_dropped_if_another_cannot_be_formed():
+    stack = stack_of_two()
+    stack.children["b"].delta_weight = lambda: 1 / 0
+    with pytest.raises(ZeroDivisionError), shared_weights(stack, 99):
+        raise AssertionError("never reached")
+    assert [layer._shared_weight for layer in stack.children.values()] == [None, None]
+
+
+def test_formed_by_the_map_that_is_given():
+    stack, seen = stack_of_two(), []
+    with shared_weights(
+        stack, 99, lambda function, layers: [seen.append(layer) or function(layer) for layer in layers]
+    ):
+        assert seen == list(stack.children.values())
+
+
+def test_an_update_that_another_thread_drops_does_no_harm(rng):
+    """After an error in one shard, the others run on, and forward may find the update gone at any moment."""
+
+    class Dropping(LoRALinear):
+        reads = 0
+
+        @property
+        def _shared_weight(self):
+            self.reads += 1
+            return self.kept if self.reads == 1 else None
+
+        @_shared_weight.setter
+        def _shared_weight(self, weight):
+            self.kept, self.reads = weight, 0
+
+    layer, x = Dropping(linear(rng), r=4, init_lora_weights=False, order="merged"), rng.standard_normal((6, 5))
+    y, _ = layer.forward(x)
+    layer._shared_weight = layer.params["weight"] + layer.delta_weight()
+    assert_close(layer.forward(x)[0], y)
 
 
 # ---- inject ----------------------------------------------------------------------------------------------------------

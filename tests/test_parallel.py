@@ -1,0 +1,441 @@
+"""A step in shards on threads: the same bits for any number of workers, and the gradients of the whole batch."""
+
+import threading
+import types
+
+import numpy as np
+import pytest
+from checks import TOLERANCES, assert_close, assert_lives_on, lora_mlp, move, same_bits, tiny_bert, tiny_ids
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from lorabook import InputError, LoRAConfig, NonFiniteError, inject, parallel
+from lorabook.adapters import adapters
+from lorabook.adapters.lora import LoRALinear
+from lorabook.backend import to_numpy
+from lorabook.data import Batches
+from lorabook.jobs import evaluate
+from lorabook.layers import add_grads
+from lorabook.models import MLP
+from lorabook.optim import AdamW
+from lorabook.parallel import Workers, cores, cut, keep_freed_memory, tokens
+from lorabook.train import train
+
+WORKERS = pytest.mark.parametrize("n", [1, 2, 3])
+ROWS = 181  # of 9 tokens: four shards, one of them a row longer than the others
+
+
+def rows_of(rows, *shape, dtype="int64"):
+    """Something of this shape that takes no memory."""
+    return np.broadcast_to(np.zeros((), dtype), (rows, *shape))
+
+
+# ---- how a batch is cut ----------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=300, deadline=None, database=None, report_multiple_bugs=False)
+@given(st.integers(1, 5000), st.integers(1, 600), st.sampled_from(["int64", "int32", "float32", "float64"]))
+def test_a_cut_covers_every_row_once_and_evenly(rows, width, dtype):
+    x = rows_of(rows, width, dtype=dtype)
+    shards = cut(x)
+    assert [i for shard in shards for i in range(rows)[shard]] == list(range(rows))
+    sizes = [shard.stop - shard.start for shard in shards]
+    assert max(sizes) - min(sizes) <= 1 and min(sizes) >= 1
+    n, per_row = len(shards), tokens(x) / rows
+    assert n == 1 or n % 2 == 0 or n == rows
+    assert (n == 1) == (tokens(x) < 256 or rows == 1)
+    if 1 < n < rows:
+        assert 128 <= tokens(x) / n <= 768
+        assert max(sizes) * per_row <= 768 + per_row
+
+
+def test_tokens_are_the_rows_that_a_linear_layer_sees(put):
+    assert tokens(put(tiny_ids())) == 20
+    assert tokens(put(np.zeros((7, 5)))) == tokens(put(np.zeros((7, 5)), "float32")) == 7
+
+
+@pytest.mark.parametrize(
+    ("x", "n"),
+    [
+        (rows_of(1, 9), 1),
+        (rows_of(255, 1), 1),
+        (rows_of(16, 128), 4),
+        (rows_of(32, 128), 8),
+        (rows_of(3, 600), 3),
+        (rows_of(1, 9999), 1),
+        (rows_of(64, 64, dtype="float32"), 1),
+        (rows_of(256, 9, dtype="float32"), 2),
+        (rows_of(2048, 9, dtype="float32"), 4),
+    ],
+    ids=lambda x: str(getattr(x, "shape", x)),
+)
+def test_number_of_shards(x, n):
+    assert len(cut(x)) == n
+
+
+def test_one_shard_on_a_gpu(monkeypatch):
+    """Where there is no GPU: something whose type is of a module called cupy."""
+    cupy = types.ModuleType("cupy")
+    cupy.isdtype = np.isdtype
+    monkeypatch.setitem(parallel.array_namespace.__globals__["sys"].modules, "cupy", cupy)
+    array = type("ndarray", (), {"__module__": "cupy", "shape": (64, 128), "dtype": np.dtype("int64")})()
+    assert tokens(array) == 64 * 128
+    assert cut(array) == [slice(0, 64)]
+    assert len(cut(rows_of(64, 128))) == 16
+
+
+# ---- loss and gradients ----------------------------------------------------------------------------------------------
+
+
+def texts(rows=ROWS):
+    """(ids (rows, 9), labels (rows,)) of words in random order, padded to random lengths."""
+    rng = np.random.default_rng(3)
+    ids = rng.integers(4, 12, (rows, 9))
+    ids[:, 0] = 2
+    return np.where(np.arange(9) < rng.integers(2, 10, (rows, 1)), ids, 0), rng.integers(0, 3, rows)
+
+
+KINDS = {  # which linear layers have LoRA; None: full fine-tuning
+    "all matrices": {"target_modules": "all-linear"},
+    "query and value": {"target_modules": ["query", "value"]},
+    "factored": {"target_modules": "all-linear", "order": "factored"},
+    "full": None,
+    "dropout": {"target_modules": "all-linear", "lora_dropout": 0.3},
+}
+EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
+NO_DROPOUT = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "dropout"])
+
+
+def made(kind, dtype="float64"):
+    model, options = tiny_bert(np.random.default_rng(1), dtype=dtype), dict(KINDS[kind] or {})
+    if not options:
+        return model
+    order = options.pop("order", "auto")
+    inject(model, LoRAConfig(r=2, init_lora_weights=False, modules_to_save=["classifier"], **options), 0)
+    for layer in adapters(model).values():
+        layer.order = order
+    return model
+
+
+def step(n, model, x, y, seed=None):
+    with Workers(n) as team:
+        return team.loss_and_grad(model, x, y, None if seed is None else np.random.default_rng(seed))
+
+
+def assert_same_step(got, want):
+    assert same_bits(got[0], want[0])
+    assert got[1].keys() == want[1].keys()
+    assert not [name for name, grad in got[1].items() if not same_bits(grad, want[1][name])]
+
+
+def assert_close_step(got, want, tolerance=1e-12):
+    """Gradients relative to the largest entry of all: a key's bias has gradient 0."""
+    assert_close(got[0], want[0], tolerance)
+    largest = max(np.abs(to_numpy(grad)).max() for grad in want[1].values())
+    assert got[1].keys() == want[1].keys()
+    for name, grad in want[1].items():
+        atol = tolerance * largest
+        np.testing.assert_allclose(to_numpy(got[1][name]), to_numpy(grad), rtol=0, atol=atol, err_msg=name)
+
+
+@NO_DROPOUT
+def test_shards_give_the_gradients_of_the_whole_batch(kind):
+    model, (x, y) = made(kind), texts()
+    got = step(2, model, x, y)
+    assert len(cut(x)) == 4
+    assert got[1].keys() == model.trainable_params().keys()
+    assert_close_step(got, model.loss_and_grad(x, y))
+
+
+@EVERY_KIND
+def test_the_same_bits_for_any_number_of_workers_and_every_time(kind):
+    model, (x, y) = made(kind), texts()
+    first = step(1, model, x, y, seed=5)
+    for n in (1, 2, 3, 2, 3):
+        assert_same_step(step(n, model, x, y, seed=5), first)
+
+
+@WORKERS
+def test_every_shard_draws_a_dropout_of_its_own(n):
+    model, (x, y) = made("dropout"), texts()
+    loss, grads = 0.0, {}
+    for shard, rng in zip(cut(x), np.random.default_rng(5).spawn(4), strict=True):
+        share = len(y[shard]) / len(y)
+        own, own_grads = model.loss_and_grad(x[shard], y[shard], rng)
+        loss, grads = loss + share * own, add_grads(grads, {name: share * grad for name, grad in own_grads.items()})
+    got = step(n, model, x, y, seed=5)
+    assert_close_step(got, (loss, grads), 1e-14)
+    for seed in (None, 6):
+        assert not np.isclose(step(n, model, x, y, seed)[0], got[0], rtol=1e-6)
+
+
+def test_without_dropout_a_generator_changes_nothing():
+    model, (x, y) = made("all matrices"), texts()
+    assert_same_step(step(2, model, x, y, seed=5), step(2, model, x, y))
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "mean_squared_error"])
+def test_rows_of_features(rng, loss):
+    model, x = lora_mlp(rng), rng.standard_normal((601, 5))
+    model.loss = loss
+    y = rng.integers(0, 7, 601) if loss == "cross_entropy" else rng.standard_normal((601, 7))
+    assert [s.stop - s.start for s in cut(x)] == [300, 301]
+    assert_close_step(step(2, model, x, y), model.loss_and_grad(x, y))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 28])
+def test_a_small_batch_is_one_shard(rows):
+    model, (x, y) = made("all matrices"), texts(rows)
+    assert len(cut(x)) == 1
+    assert_close_step(step(2, model, x, y), model.loss_and_grad(x, y))
+
+
+def test_on_every_backend(put):
+    (x, y), host = texts(), made("all matrices")
+    want = host.loss_and_grad(x, y)
+    got = step(2, move(made("all matrices"), put), put(x), put(y))
+    assert_lives_on(put(np.zeros(1)), got[0], *got[1].values())
+    assert_close_step(got, want)
+
+
+def test_float32_stays_float32():
+    model, (x, y) = made("full", "float32"), texts()
+    loss, grads = step(2, model, x, y)
+    assert {a.dtype for a in (loss, *grads.values())} == {np.dtype("f4")}
+    want = made("full").loss_and_grad(x, y)
+    assert_close_step((loss, grads), want, 20 * TOLERANCES["float32"])  # two blocks, six products each
+
+
+def test_the_model_is_not_changed():
+    model, (x, y) = made("all matrices"), texts()
+    before = {name: array.copy() for name, array in model.named_params().items()}
+    attributes = {path: dict(vars(layer)) for path, layer in model.named_layers()}
+    ids, labels = x.copy(), y.copy()
+    step(3, model, x, y, seed=1)
+    assert same_bits(x, ids) and same_bits(y, labels)
+    assert all(same_bits(array, before[name]) for name, array in model.named_params().items())
+    assert {path: dict(vars(layer)) for path, layer in model.named_layers()} == attributes
+
+
+@pytest.mark.parametrize(("rows", "targets"), [(ROWS, ROWS - 1), (ROWS, ROWS + 1), (4, 5), (0, 0), (ROWS, 0)])
+def test_as_many_targets_as_rows(rows, targets):
+    (x, _), (_, y) = texts(rows), texts(targets)
+    with pytest.raises(InputError, match=f"as many targets as rows, and some; got {rows} rows, {targets} targets"):
+        step(2, made("full"), x, y)
+
+
+# ---- one update for all shards ---------------------------------------------------------------------------------------
+
+
+def counted(model):
+    """The list that the path of each adapter goes into whenever it forms its update."""
+    formed = []
+
+    def counting(path, layer):
+        return lambda: formed.append(path) or LoRALinear.delta_weight(layer)
+
+    for path, layer in adapters(model).items():
+        layer.delta_weight = counting(path, layer)
+    return formed
+
+
+@WORKERS
+def test_a_step_forms_every_update_once(n):
+    model, (x, y) = made("all matrices"), texts()
+    formed = counted(model)
+    step(n, model, x, y)
+    assert sorted(formed) == sorted(adapters(model)) and len(formed) == 13
+
+
+@pytest.mark.parametrize("kind", ["factored", "dropout"])
+def test_a_step_that_does_not_merge_forms_none(kind):
+    model, (x, y) = made(kind), texts()
+    formed = counted(model)
+    step(2, model, x, y, seed=1)
+    assert not formed
+
+
+@WORKERS
+def test_an_evaluation_forms_every_update_once(n):
+    model, (x, y) = made("all matrices"), texts()
+    want, formed = model.evaluate(x, y), counted(model)
+    batches = [(x[rows], y[rows]) for rows in (slice(0, 100), slice(100, 107), slice(107, None))]
+    got = evaluate(model, batches, n)
+    assert sorted(formed) == sorted(adapters(model))
+    assert got == pytest.approx(want, rel=1e-13)
+    assert got == evaluate(made("all matrices"), batches, 1)
+
+
+# ---- a whole run -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["all matrices", "full", "dropout"])
+def test_a_run_gives_the_same_weights_for_any_number_of_workers(kind):
+    runs = []
+    for workers in (1, 2, None):
+        model = made(kind, "float32")
+        history = train(model, Batches(*texts(400), 190, seed=1), AdamW(1e-2), epochs=2, seed=4, workers=workers)
+        runs.append((history, {name: array.tobytes() for name, array in model.named_params().items()}))
+    assert runs[0] == runs[1] == runs[2]
+    assert len(runs[0][0]) == 4
+    assert runs[0][1] != {name: array.tobytes() for name, array in made(kind, "float32").named_params().items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("fc1.weight", np.nan),
+        ("fc2.bias", np.inf),
+        ("fc1.lora_A", np.inf),
+        ("fc2.lora_B", np.nan),
+        ("fc1.weight", 1e38),
+    ],
+)
+def test_what_is_not_finite_is_named_with_two_workers(name, value):
+    rng = np.random.default_rng(0)
+    model = MLP((6, 8, 3), rng=rng)
+    inject(model, LoRAConfig(r=2, init_lora_weights=False))
+    model.named_params()[name][...] = value
+    before = {name: array.tobytes() for name, array in model.named_params().items()}
+    batches = Batches(10 * rng.standard_normal((600, 6)).astype("f4"), np.arange(600) % 3, 300)
+    assert len(cut(batches.at(0)[0])) == 2
+    with pytest.raises(NonFiniteError, match=rf"step 0: .*layer {name.partition('.')[0]}\b.*as before"):
+        train(model, batches, AdamW(1e-2), epochs=1, workers=2)
+    assert {name: array.tobytes() for name, array in model.named_params().items()} == before
+    assert not [path for path, layer in model.named_layers() if "forward" in vars(layer)]
+
+
+# ---- threads ---------------------------------------------------------------------------------------------------------
+
+
+def test_results_come_in_order_and_shards_at_the_same_time():
+    second_is_done = threading.Event()
+
+    def one(i):
+        assert i or second_is_done.wait(30), "the second never ran beside the first"
+        if i:
+            second_is_done.set()
+        return i
+
+    with Workers(2) as team:
+        assert list(team.map(one, range(2))) == [0, 1]
+
+
+def test_map_takes_several_arguments():
+    for n in (1, 2):
+        with Workers(n) as team:
+            assert list(team.map(divmod, [7, 8, 9], [2, 3, 4])) == [(3, 1), (2, 2), (2, 1)]
+            assert list(team.map(divmod, [], [])) == []
+
+
+@WORKERS
+def test_the_error_state_of_numpy_reaches_the_threads(n):
+    arrays = [np.zeros(1), np.array([1e4])]
+    with Workers(n) as team:
+        with np.errstate(all="raise"), pytest.raises(FloatingPointError, match="overflow"):
+            list(team.map(np.exp, arrays))
+        with np.errstate(all="ignore"):
+            assert np.isinf(list(team.map(np.exp, arrays))[1])
+        with pytest.warns(RuntimeWarning, match="overflow"):
+            list(team.map(np.exp, arrays))
+
+
+@WORKERS
+def test_an_overflow_in_a_shard_raises(rng, n):
+    model, x = lora_mlp(rng), rng.standard_normal((600, 5))
+    x[-1] = 1e200
+    with np.errstate(all="raise", under="ignore"), pytest.raises(FloatingPointError):
+        step(n, model, x, np.zeros(600, int))
+    assert not left_over(model)
+
+
+def left_over(model):
+    return [path for path, layer in adapters(model).items() if layer._shared_weight is not None]
+
+
+@WORKERS
+@pytest.mark.parametrize("row", [0, ROWS - 1])
+def test_an_error_in_one_shard_comes_out_as_itself(n, row):
+    model, (x, y) = made("all matrices"), texts()
+    x[row, 3] = 12
+    with pytest.raises(InputError, match=r"ids must be from 0 to 11; got 0 to 12"):
+        step(n, model, x, y)
+    assert not left_over(model)
+    x[row, 3] = 11
+    assert_close_step(step(n, model, x, y), made("all matrices").loss_and_grad(x, y))
+
+
+def blas_threads():
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+
+@WORKERS
+def test_blas_has_one_thread_inside_and_as_many_as_before_outside(n):
+    with threadpool_limits(3, "blas"):
+        assert blas_threads() == {3}
+        with Workers(n) as team:
+            assert blas_threads() == {1}
+            assert list(team.map(lambda _: blas_threads(), range(4))) == 4 * [{1}]
+        assert blas_threads() == {3}
+        with pytest.raises(ZeroDivisionError), Workers(n) as team:
+            list(team.map(lambda i: 1 / i, [1, 0]))
+        assert blas_threads() == {3}
+        train(lora_mlp(np.random.default_rng(0)), Batches(np.ones((9, 5)), np.zeros(9, int), 9), AdamW(0), epochs=1)
+        assert blas_threads() == {3}
+
+
+def test_every_thread_limits_its_blas(monkeypatch):
+    """A BLAS that is built on OpenMP has a limit for each thread: the main thread's does not reach the others."""
+    limited = []
+    real = parallel.threadpool_limits
+    monkeypatch.setattr(
+        parallel, "threadpool_limits", lambda *a: limited.append((threading.get_ident(), *a)) or real(*a)
+    )
+    with Workers(2) as team:
+        threads = set(team.map(lambda _: threading.get_ident(), range(4)))
+    assert {(thread, 1, "blas") for thread in threads | {threading.get_ident()}} <= set(limited)
+    assert threading.get_ident() not in threads
+
+
+def test_no_thread_outlives_the_workers():
+    before = threading.active_count()
+    with Workers(3) as team:
+        list(team.map(abs, range(9)))
+        assert threading.active_count() > before
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.0, 2.5, "2", True, False, [2]])
+def test_a_number_of_workers_that_is_none(n):
+    with pytest.raises(InputError, match=r"workers must be an integer of at least 1; got "):
+        Workers(n)
+    with pytest.raises(InputError, match=r"workers must be an integer of at least 1; got "):
+        train(lora_mlp(np.random.default_rng(0)), Batches(np.ones((9, 5)), np.zeros(9, int), 9), AdamW(0), epochs=1,
+              workers=n)  # fmt: skip
+
+
+def test_one_worker_a_core(monkeypatch):
+    monkeypatch.setattr(parallel.os, "sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
+    assert Workers().n == cores() == 3
+    monkeypatch.delattr(parallel.os, "sched_getaffinity")
+    monkeypatch.setattr(parallel.os, "cpu_count", lambda: 7)
+    assert cores() == 7
+    monkeypatch.setattr(parallel.os, "cpu_count", lambda: None)
+    assert Workers().n == 1
+
+
+def test_another_allocator_is_left_alone(monkeypatch):
+    options = []
+    libraries = [OSError("no library"), TypeError("Windows"), types.SimpleNamespace()]
+    libraries.append(types.SimpleNamespace(mallopt=lambda *option: options.append(option)))
+    for library in libraries:
+
+        def load(name, library=library):
+            if isinstance(library, Exception):
+                raise library
+            return library
+
+        monkeypatch.setattr(parallel.ctypes, "CDLL", load)
+        keep_freed_memory()
+    assert [option for option, _ in options] == [-8, -3, -1]
