@@ -192,9 +192,20 @@ MUTANTS = {
         "models.transformer:SelfAttention.backward": [
             ("only the value's dx", "dx[:, : d.shape[1], :] += d", "pass"),
             ("only the query's dx", "dx[:, : d.shape[1], :] += d", "dx[...] = d"),
+            ("the query's dx to every token", "dx[:, : d.shape[1], :] += d", "dx += d"),
             ("another projection's cache", "self.children.items(), caches,", "self.children.items(), caches[::-1],"),
             ("frozen projections skipped", "need_dx or child.trains()", "child.trains()"),
             ("every projection always", "need_dx or child.trains()", "True"),
+        ],
+        "models.transformer:SelfAttention.forward": [
+            ("all tokens ask", "x if first is None else x[:, :first, :]", "x"),
+            (
+                "only they are read",
+                "x[:, :first, :], x, x)",
+                "x[:, :first, :], *2 * [x[:, :first, :] if first else x])",
+            ),
+            ("the bias of all tokens", "bias = bias[..., :first, :]", "pass"),
+            ("the bias of the last tokens", "bias[..., :first, :]", "bias[..., -first:, :]"),
         ],
         "models.transformer:AddNorm.backward": [
             ("residual before the norm", "return dx, (dz if", "return dx, (dout if"),
@@ -205,6 +216,9 @@ MUTANTS = {
         "models.transformer:PostNormBlock.forward": [
             ("no residual around the MLP", "output.forward(h, u, rng)", "output.forward(h, x, rng)"),
             ("no mask", "attention.forward(x, rng, bias, first)", "attention.forward(x, rng, None, first)"),
+            ("all tokens ask", "rng, bias, first)", "rng, bias)"),
+            ("residual of all tokens", "x[:, : a.shape[1], :]", "x"),
+            ("residual of the last tokens", "x[:, : a.shape[1], :]", "x[:, -a.shape[1] :, :]"),
             ("no dropout in the MLP", "intermediate.forward(u, rng)", "intermediate.forward(u)"),
         ],
         "models.transformer:PostNormBlock.backward": [
@@ -214,6 +228,7 @@ MUTANTS = {
             ("no slope", "dh, _ = self.activation.backward(dh, activation_cache)", "pass"),
             ("only past attention", "dx_attention[:, : dx.shape[1], :] += dx", "dx_attention[...] = dx"),
             ("only through attention", "dx_attention[:, : dx.shape[1], :] += dx", "pass"),
+            ("past attention to every token", "dx_attention[:, : dx.shape[1], :] += dx", "dx_attention += dx"),
             ("below the attention", "need_dx or attention.trains()", "True"),
             ("below the attention's output", "below_attention_output or attention_output.trains()", "True"),
             ("below the MLP", "below_intermediate or intermediate.trains()", "True"),
@@ -260,6 +275,10 @@ MUTANTS = {
         "models.bert:BertModel.forward": [
             ("tokens hidden, not padding", "ids != self.pad_token_id", "ids == self.pad_token_id"),
             ("padding seen", '{"first": first}, keep, bias=bias', '{"first": first}, keep, bias=None'),
+        ],
+        "layers:Sequential.forward": [
+            ("the first token in every block", "if i == len(self.children)", "if True"),
+            ("all tokens in the last block", "(last or {}) if", "{} if"),
         ],
         "models.bert:BertModel.backward": [
             ("embeddings always", 'self.children["embeddings"].trains()', "True"),
@@ -346,6 +365,11 @@ MUTANTS = {
         "layers:Sequential.forward": [
             ("dropout never drawn", "child.forward(x, rng, **context,", "child.forward(x, **context,"),
         ],
+        "layers:Linear.forward": [
+            ("a frozen weight keeps x", 'x if "weight" in self.trainable else None', "x"),
+            ("no weight keeps x", 'x if "weight" in self.trainable else None', "None"),
+            ("a trained bias keeps x", 'if "weight" in self.trainable', "if self.trainable"),
+        ],
         "models.classifier:Classifier.loss_and_grad": [
             ("dropout never drawn", "self.forward(x, rng)", "self.forward(x)"),
             ("dx of the input", "need_dx=False", "need_dx=True"),
@@ -381,6 +405,22 @@ MUTANTS = {
             ("keeps p", ">= p", "< p"),
             ("one mask for the batch", "rng.random(x.shape)", "rng.random(x.shape[-1])"),
             ("none in the merged order", "p == 0 and (", "("),
+            ("formed again by every forward", "if shared is None else shared", "if True else shared"),
+            ("not for one row", "shared is not None or self", "self"),
+            ("read twice", "if shared is None else shared", "if shared is None else self._shared_weight"),
+        ],
+        "adapters.lora:shared_weights": [
+            ("weight of another layer", "x.delta_weight(), layers)", "x.delta_weight(), layers[::-1])"),
+            ("update without the weight", 'x.params["weight"] + x.delta', "x.delta"),
+            ("not dropped", "layer._shared_weight = None", "pass"),
+            ("not dropped after an error", "    finally:", "    except ZeroDivisionError: raise\n    else:"),
+            ("shared with dropout", "(layer.merged or layer.lora_dropout)", "layer.merged"),
+            ("merged twice", "(layer.merged or layer.lora_dropout)", "layer.lora_dropout"),
+            ("in the dearer order too", " and layer._merges(N)", ""),
+        ],
+        "adapters.lora:LoRALinear._merges": [
+            ("always", 'self.order == "merged" or (', "True or ("),
+            ("never by itself", 'self.order == "auto" and', "False and"),
         ],
         "adapters.lora:merging_is_cheaper": [
             ("orders swapped", ") > d_in", ") < d_in"),
@@ -420,6 +460,82 @@ MUTANTS = {
         ],
         "adapters.memory:memory_table": [
             ("no gradients", "(1 + optimizer_slots)", "optimizer_slots"),
+        ],
+    },
+    "test_parallel": {
+        "parallel:cut": [
+            ("the last shard left out", "range(n + 1)", "range(n)"),
+            ("overlapping", "slice(*edge)", "slice(edge[0], edge[1] + 1)"),
+            ("an odd number", "2 * max(1, round(tokens(x) / (2 * SHARD_TOKENS)))", "max(2, round(tokens(x) / 512))"),
+            ("more shards than rows", "min(rows, 2 * max(1", "(2 * max(1"),
+            ("all that is left to the last", "i * rows // n for", "min(i * (rows // n), rows) if i < n else rows for"),
+            ("small batches cut too", "1 if small else", "1 if False else"),
+            ("one shard always", "1 if small else", "1 if True else"),
+            ("rows, not tokens", "small = x.shape[0], tokens(x)", "small = x.shape[0], x.shape[0]"),
+        ],
+        "parallel:tokens": [
+            ("features counted", 'if array_namespace(x).isdtype(x.dtype, "integral") else x.shape[0]', ""),
+            ("texts counted", 'math.prod(x.shape) if array_namespace(x).isdtype(x.dtype, "integral") else', ""),
+        ],
+        "parallel:Workers.loss_and_grad": [
+            ("gradients as of a batch each", "rng, share)", "rng)"),
+            ("share of the first shard", "(shard.stop - shard.start) /", "(shards[0].stop - shards[0].start) /"),
+            ("losses added, not averaged", "return share * loss", "return loss"),
+            ("loss of the last shard", "loss + shard_loss", "shard_loss"),
+            ("gradients of the last shard", "add_grads(grads, shard_grads)", "shard_grads"),
+            ("gradients of the first shard", "add_grads(grads, shard_grads)", "grads or shard_grads"),
+            ("labels of the first rows", "y[shard, ...]", "y[: shard.stop - shard.start, ...]"),
+            ("dropout never drawn", "[None] * len(shards) if rng is None else", "[None] * len(shards) if True else"),
+            ("one dropout for every shard", "rng.spawn(len(shards))", "[rng] * len(shards)"),
+            ("updates formed by every shard", "shared_weights(model, tokens(x), self.map)", "contextlib.nullcontext()"),
+            ("updates as for one text", "shared_weights(model, tokens(x)", "shared_weights(model, 1"),
+            ("too many targets pass", "if x.shape[0] != y.shape[0] or", "if x.shape[0] > y.shape[0] or"),
+        ],
+        "parallel:Workers.map": [
+            ("without the error state", "context.run(function, *a)", "function(*a)"),
+            ("one after another", "if self._pool is None:", "if True:"),
+        ],
+        "parallel:Workers.__enter__": [
+            ("BLAS as before", 'threadpool_limits(1, "blas"))', 'threadpool_limits(None, "blas"))'),
+        ],
+        "parallel:Workers.__exit__": [
+            ("BLAS and threads stay", "self._stack.close()", "pass"),
+        ],
+        "parallel:Workers.__init__": [
+            ("True is a number", "isinstance(n, bool) or", ""),
+            ("no workers", "n < 1", "n < 0"),
+        ],
+        "jobs:evaluate": [
+            ("mean of the batches' means", "return len(y), *model", "return 1, *model"),
+            (
+                "updates formed for every batch",
+                "shared_weights(model, sum(tokens(x) for x, _ in test)",
+                "shared_weights(model, 1",
+            ),
+        ],
+    },
+    "test_backend": {
+        "backend:normal_distribution": [
+            ("p", "0.2316419", "0.2316319"),
+            ("b1", "0.319381530", "0.319383530"),
+            ("b2", "-0.356563782", "-0.356663782"),
+            ("b3", "1.781477937", "1.781577937"),
+            ("b4", "-1.821255978", "-1.821355978"),
+            ("b5", "1.330274429", "1.330374429"),
+            ("not mirrored", "np.copysign(tail, x, out=tail)", "pass"),
+            ("|x| left out", "np.abs(x)", "x.copy()"),
+            ("tail without the density", "tail *= density", "pass"),
+            ("written into x", "density = np.square(x)", "density = np.square(x, out=x)"),
+            ("no arrays without axes", " and x.ndim)", ")"),
+        ],
+        "backend:_in_blocks": [
+            ("elements in the order of memory", "x.reshape(-1)", 'x.reshape(-1, order="K")'),
+            ("the first block again", "if start else first", "if start > BLOCK else first"),
+            ("everything in the dtype of x", "y.dtype", "x.dtype"),
+            ("flat", "out.reshape(x.shape)", "out"),
+        ],
+        "backend:exp_": [
+            ("a copy", "xp.exp(x, out=x)", "xp.exp(x)"),
         ],
     },
     "test_optim": {

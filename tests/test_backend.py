@@ -12,6 +12,7 @@ from checks import assert_close, assert_lives_on, same_bits
 
 import lorabook
 from lorabook import backend
+from lorabook import functional as F
 from lorabook.backend import (
     BLOCK,
     arange_like,
@@ -205,14 +206,52 @@ def test_arange_like(xp, put):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_normal_distribution(put, rng, dtype):
     x = rng.standard_normal((3, 4)).astype(dtype)
-    x = np.concatenate([x.ravel(), np.linspace(-12, 12, 1001, dtype=dtype), np.zeros(1, dtype)])
+    x = np.concatenate([x.ravel(), np.linspace(-12, 12, 100_001, dtype=dtype), np.zeros(1, dtype)])
     cdf, density = normal_distribution(put(x))
     assert_lives_on(put(x), cdf)
     exact = scipy.stats.norm
-    tolerance = 2e-7 if dtype == "float32" else 1e-15
+    tolerance = 4e-7 if dtype == "float32" else 1e-15
     assert np.abs(to_numpy(cdf) - exact.cdf(x.astype(float))).max() < tolerance
     assert np.abs(to_numpy(density) - exact.pdf(x.astype(float))).max() < tolerance
     assert str(cdf.dtype).endswith(dtype) and str(density.dtype).endswith(dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_normal_distribution_of_what_is_not_ordinary(put, dtype):
+    tiny, least = np.finfo(dtype).tiny, np.finfo(dtype).smallest_subnormal
+    x = np.array([np.nan, np.inf, -np.inf, 1e4, -1e4, 0.0, -0.0, tiny, -tiny, least, -least], dtype)
+    cdf, density = (to_numpy(y) for y in normal_distribution(put(x)))
+    assert np.isnan([cdf[0], density[0]]).all()
+    assert cdf[1:5].tolist() == [1, 0, 1, 0]
+    assert density[1:5].tolist() == [0, 0, 0, 0]
+    assert np.abs(cdf[5:] - 0.5).max() <= (6e-8 if dtype == "float32" else 0)
+    assert_close(density[5:], np.full(6, 1 / np.sqrt(2 * np.pi)), 1e-7 if dtype == "float32" else 1e-15)
+
+
+def test_normal_distribution_in_float32_is_symmetric_and_never_falls():
+    x = np.linspace(0, 12, 100_001, dtype="f4")
+    cdf, density = normal_distribution(x)
+    below, density_ = normal_distribution(-x)
+    assert np.all(cdf + below == 1)
+    assert same_bits(density, density_)
+    assert np.diff(cdf).min() >= 0
+    assert cdf.max() == 1 and below.min() == 0
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0), (1,)], ids=str)
+def test_normal_distribution_of_other_shapes(put, shape):
+    for dtype in ("float32", "float64"):
+        x = put(np.full(shape, 0.5, dtype))
+        for y, want in zip(normal_distribution(x), (0.6914624612740131, 0.3520653267642995), strict=True):
+            assert y.dtype == x.dtype
+            assert_close(y, np.full(shape, want), 6e-7)
+
+
+def test_normal_distribution_writes_to_nothing(rng):
+    x = rng.standard_normal(9).astype("f4")
+    before = x.copy()
+    normal_distribution(x)
+    assert same_bits(x, before)
 
 
 def test_exp_in_place(put, rng):
@@ -302,6 +341,46 @@ def test_fuse_works_on_large_arrays_in_blocks(rng):
     y, positive = chain(x)
     assert same_bits(y, x + 1) and same_bits(positive, x > 0)
     assert max(sizes) == BLOCK and sum(sizes) == x.size
+
+
+LARGE = {
+    "transposed": lambda rng: rng.standard_normal((BLOCK + 5, 3)).T,
+    "every second": lambda rng: rng.standard_normal((3, 2 * BLOCK + 9))[:, ::2],
+    "backwards": lambda rng: rng.standard_normal(3 * BLOCK + 1)[::-1],
+    "one row repeated": lambda rng: np.broadcast_to(rng.standard_normal(BLOCK + 5), (3, BLOCK + 5)),
+    "heads": lambda rng: rng.standard_normal((2, BLOCK // 8, 3, 5)).transpose(0, 2, 1, 3),
+    "complex": lambda rng: rng.standard_normal((3, BLOCK + 5)) + 1j * rng.standard_normal((3, BLOCK + 5)),
+    "float32": lambda rng: rng.standard_normal((3, BLOCK + 5)).astype("f4"),
+}
+
+
+@pytest.mark.parametrize("kind", LARGE)
+def test_fuse_in_blocks_gives_what_the_whole_gives(rng, kind):
+    x = LARGE[kind](rng)
+    assert x.size > 2 * BLOCK
+    before = x.copy()
+    got = fuse(lambda x: (x * x + x, x.real > 0))(x)
+    for y, want in zip(got, (x * x + x, x.real > 0), strict=True):
+        assert same_bits(y, want) and y.shape == x.shape
+    assert same_bits(x, before)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2 * BLOCK, 2 * BLOCK + 1, 3 * BLOCK, 3 * BLOCK + 1])
+def test_fuse_at_the_edges_of_blocks(size):
+    x = np.arange(size, dtype="f4")
+    twice, thrice = fuse(lambda x: (2 * x, 3 * x))(x)
+    assert same_bits(twice, 2 * x) and same_bits(thrice, 3 * x)
+
+
+@pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "silu"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
+def test_activations_in_blocks(rng, name, dtype):
+    x = rng.standard_normal((BLOCK + 7, 3)).astype(dtype)
+    if dtype == "complex128":
+        x += 1e-30j  # a complex step
+    for y, want in zip(F.ACTIVATIONS[name](x), F.ACTIVATIONS[name].__wrapped__(x), strict=True):
+        assert y.dtype == x.dtype
+        assert_close(y, want, 2e-7 if dtype == "float32" else 4e-16)
 
 
 # ---- what the package imports and calls ------------------------------------------------------------------------------

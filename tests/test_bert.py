@@ -26,6 +26,7 @@ from lorabook.data import Batches
 from lorabook.gradcheck import check_layer, complex_step
 from lorabook.io import read_safetensors
 from lorabook.jobs import evaluate
+from lorabook.layers import prefixed
 from lorabook.models.bert import (
     BertForSentenceEmbedding,
     BertForSequenceClassification,
@@ -118,6 +119,45 @@ def test_heads_are_their_definition(rng):
     model = made(rng, "tokens")
     params, (h, _) = model.named_params(), model.children["bert"].forward(ids)
     assert_close(model.forward(ids)[0], h @ params["classifier.weight"].T + params["classifier.bias"], 1e-14)
+
+
+@pytest.mark.parametrize("first", [1, 2, 5])
+def test_only_the_first_tokens(rng, first):
+    bert = made(rng).children["bert"]
+    h, _ = bert.forward(tiny_ids())
+    h_, _ = bert.forward(tiny_ids(), first=first)
+    assert h.shape == (4, 5, 6)
+    assert_close(h_, h[:, :first], 1e-14)
+
+
+@pytest.mark.parametrize("targets", [None, "all-linear", ["query", "value"]], ids=str)
+def test_the_first_token_is_all_that_the_classifier_needs(rng, targets):
+    """Logits and gradients are those by way of the last block's output for every token, and a gradient of zeros."""
+    model, ids = made(rng), tiny_ids()
+    if targets:
+        config = LoRAConfig(r=2, target_modules=targets, init_lora_weights=False, modules_to_save=["classifier"])
+        inject(model, config, rng)
+    bert, classifier = model.children.values()
+    dense = bert.children["pooler"].children["dense"]
+    dout = rng.standard_normal((4, 3))
+    y, _, grads = run(model, ids, dout)
+
+    h, bert_cache = bert.forward(ids)
+    z, dense_cache = dense.forward(h[:, 0])
+    logits, classifier_cache = classifier.forward(np.tanh(z))
+    assert_close(y, logits, 1e-14)
+
+    dpooled, classifier_grads = classifier.backward(dout, classifier_cache)
+    dfirst, dense_grads = dense.backward(dpooled * (1 - np.tanh(z) ** 2), dense_cache)
+    dh = np.zeros_like(h)
+    dh[:, 0] = dfirst
+    _, bert_grads = bert.backward(dh, bert_cache)
+    want = prefixed("classifier", classifier_grads) | prefixed("bert.pooler.dense", dense_grads)
+    want |= prefixed("bert", bert_grads)
+    assert grads.keys() == want.keys() == model.trainable_params().keys()
+    largest = max(np.abs(grad).max() for grad in want.values())  # a key's bias has gradient 0
+    for name, grad in want.items():
+        np.testing.assert_allclose(grads[name], grad, rtol=0, atol=1e-13 * largest, err_msg=name)
 
 
 def test_embeddings_are_their_definition(rng):

@@ -122,6 +122,42 @@ def test_frozen_parameters_get_no_gradient(rng, name):
     assert run(layer, x, dout, seed)[2] == {}
 
 
+def arrays_of(cache):
+    """Every array in a cache, whatever it is nested in."""
+    if isinstance(cache, np.ndarray):
+        return [cache]
+    return [array for part in cache or () for array in arrays_of(part)] if isinstance(cache, tuple | list) else []
+
+
+@pytest.mark.parametrize("trainable", [["weight", "bias"], ["weight"], ["bias"], []], ids=str)
+def test_a_frozen_weight_keeps_no_input(rng, trainable):
+    layer, x, dout = linear(rng), rng.standard_normal((2, 3, 5)), rng.standard_normal((2, 3, 7))
+    _, dx, grads = run(layer, x, dout)
+    layer.set_trainable(trainable)
+    _, cache = layer.forward(x)
+    kept = [array for array in arrays_of(cache) if np.shares_memory(array, x)]
+    assert len(kept) == ("weight" in trainable)
+    dx_, grads_ = layer.backward(dout, cache)
+    assert same_bits(dx_, dx)
+    assert grads_.keys() == set(trainable)
+    assert all(same_bits(grad, grads[name]) for name, grad in grads_.items())
+
+
+def test_what_a_frozen_stack_keeps(rng):
+    """LoRA keeps its input; the frozen layers below and above it keep nothing of the batch but the slope of g."""
+    adapter = LoRALinear(linear(rng, 7, 5), r=4, init_lora_weights=False, rng=rng)
+    layers = {"below": linear(rng), "act": Activation("silu"), "lora": adapter, "above": linear(rng)}
+    stack, x = Sequential(layers), rng.standard_normal((11, 5))
+    stack.set_trainable(["lora.lora_A", "lora.lora_B"])
+    _, cache = stack.forward(x)
+    below, slope, adapter, above = cache
+    assert [array.shape for array in arrays_of(below) + arrays_of(above)] == [(7, 5), (7, 5)]
+    assert [array.shape for array in arrays_of(slope)] == [(11, 7)]
+    assert [array.shape for array in arrays_of(adapter) if len(array) == 11] == [(11, 7)]
+    _, grads = stack.backward(rng.standard_normal((11, 7)), cache, need_dx=False)
+    assert grads.keys() == {"lora.lora_A", "lora.lora_B"}
+
+
 @EVERY_LAYER
 def test_dx_is_computed_only_if_needed(rng, name):
     layer, x, dout, seed = passed(rng, name)
@@ -183,6 +219,22 @@ def test_model_asks_for_no_dx(rng):
     _, grads = model.loss_and_grad(rng.standard_normal((4, 5)), np.array([0, 1, 2, 6]), rng)
     assert calls == [("fc1", "forward", rng), ("fc1", "backward", False)]
     assert grads.keys() == {"fc1.weight", "fc2.weight", "fc2.bias"}
+
+
+def test_last_goes_to_the_last_child_only(rng):
+    calls = []
+
+    class Called(Linear):
+        def forward(self, x, rng=None, **context):
+            calls.append(context)
+            return super().forward(x, rng)
+
+    stack = Sequential({str(i): Called(rng.standard_normal((5, 5))) for i in range(3)})
+    stack.forward(np.ones((2, 5)), rng, {"first": 1}, bias=2)
+    assert calls == [{"bias": 2}, {"bias": 2}, {"bias": 2, "first": 1}]
+    calls.clear()
+    stack.forward(np.ones((2, 5)), bias=2)
+    assert calls == 3 * [{"bias": 2}]
 
 
 # ---- names -----------------------------------------------------------------------------------------------------------

@@ -33,12 +33,12 @@ def bias_of(kind, like):
 class Biased(Layer):
     """A layer that is always called with one kind of bias, so that it fits the protocol's forward(x, rng)."""
 
-    def __init__(self, layer, kind):
+    def __init__(self, layer, kind, **options):
         super().__init__(children={"of": layer})
-        self.kind = kind
+        self.kind, self.options = kind, options
 
     def forward(self, x, rng=None):
-        return self.children["of"].forward(x, rng, bias=bias_of(self.kind, x))
+        return self.children["of"].forward(x, rng, bias=bias_of(self.kind, x), **self.options)
 
     def backward(self, dout, cache, need_dx=True):
         dx, grads = self.children["of"].backward(dout, cache, need_dx)
@@ -350,6 +350,77 @@ def test_dropout_reaches_every_linear_layer(rng, name, path):
     assert same_bits(first, second)
     assert not np.allclose(first, rest)
     assert not np.allclose(first, other)
+
+
+# ---- only the first tokens -------------------------------------------------------------------------------------------
+
+FIRST = pytest.mark.parametrize("first", [1, 2, T])
+CAN_BE_FIRST = pytest.mark.parametrize("name", ["attention", "post_norm"])
+
+
+@CAN_BE_FIRST
+@FIRST
+@EVERY_BIAS
+def test_the_first_tokens_are_as_among_all(put, rng, name, first, kind):
+    layer, x, dout = PARTS[name](rng), tokens(rng), rng.standard_normal((B, first, D))
+    y, dx, grads = run(Biased(layer, kind), x, np.pad(dout, ((0, 0), (0, T - first), (0, 0))))
+    y_, dx_, grads_ = run(Biased(move(layer, put), kind, first=first), put(x), put(dout))
+    assert_close(y_, y[:, :first], 1e-13)
+    assert_close(dx_, dx, 1e-13)
+    largest = max(np.abs(grad).max() for grad in grads.values())  # a key's bias has gradient 0
+    assert grads_.keys() == grads.keys()
+    for path, grad in grads.items():
+        np.testing.assert_allclose(to_numpy(grads_[path]), grad, rtol=0, atol=1e-13 * largest, err_msg=path)
+
+
+@FIRST
+@EVERY_BIAS
+def test_gradients_of_the_first_tokens_of_a_stack(rng, first, kind):
+    stack = Sequential({"0": Biased(post_norm(rng), kind), "1": Biased(post_norm(rng), kind, first=first)})
+    assert_right(stack, tokens(rng), rng)
+
+
+@FIRST
+@pytest.mark.parametrize("order", ["factored", "merged"])
+def test_gradients_of_the_first_tokens_with_lora(rng, first, order):
+    stack = Sequential({"0": Biased(post_norm(rng), "padding"), "1": Biased(post_norm(rng), "padding", first=first)})
+    assert_right(adapted(stack, "all-linear", rng, order, bias="all"), tokens(rng), rng)
+
+
+@FIRST
+def test_gradients_of_the_first_tokens_with_dropout(rng, first):
+    stack = Sequential({"0": Biased(post_norm(rng), "padding"), "1": Biased(post_norm(rng), "padding", first=first)})
+    assert_right(adapted(stack, "all-linear", rng, lora_dropout=0.4), tokens(rng), rng, dropout_seed=5)
+
+
+@FIRST
+def test_gradients_of_the_first_tokens_below_and_above_linear_layers(rng, first):
+    layers = {"below": linear(rng, BELOW, D), "layer": Biased(post_norm(rng), "causal", first=first)}
+    assert_right(Sequential(layers | {"above": linear(rng, D, ABOVE)}), 0.4 * tokens(rng, BELOW), rng)
+
+
+@CAN_BE_FIRST
+@FIRST
+def test_the_first_tokens_without_dx(rng, name, first):
+    layer, x = Biased(PARTS[name](rng), "padding", first=first), tokens(rng)
+    dout = rng.standard_normal((B, first, D))
+    _, dx, grads = run(layer, x, dout)
+    _, none, grads_ = run(layer, x, dout, need_dx=False)
+    assert none is None and dx.shape == x.shape
+    assert grads_.keys() == grads.keys() == layer.trainable_params().keys()
+    assert all(same_bits(grads_[path], grads[path]) for path in grads)
+
+
+@CAN_BE_FIRST
+def test_the_first_token_writes_to_nothing(rng, name):
+    layer, x, dout = Biased(PARTS[name](rng), "causal", first=1), tokens(rng), rng.standard_normal((B, 1, D))
+    held = {"x": x, "dout": dout, **layer.named_params()}
+    before = {n: a.copy() for n, a in held.items()}
+    _, cache = layer.forward(x)
+    first, second = layer.backward(dout, cache), layer.backward(dout, cache)
+    assert same_bits(first[0], second[0])
+    assert all(same_bits(first[1][path], second[1][path]) for path in first[1])
+    assert all(same_bits(array, before[n]) for n, array in held.items())
 
 
 # ---- gradients -------------------------------------------------------------------------------------------------------
