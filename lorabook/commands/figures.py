@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .arguments import add_jobs
+from .arguments import add_jobs, where_jobs_run
 
 HELP = "rebuild the figures of README and chapters from scratch (all, or those named)"
 EXAMPLE = "lorabook figures rank_vs_error"
@@ -28,5 +28,6 @@ def run(args):
         raise InputError(f"unknown figure {unknown[0]!r}; expected one of {', '.join(figures.FIGURES)}")
     prepare_folder(Path(args.out) / "data")
     make = figures.redraw if args.redraw else lambda name, out: figures.rebuild(name, out, args.jobs, progress=True)
-    paths = [str(make(name, args.out)) for name in names]
+    with where_jobs_run(args):
+        paths = [str(make(name, args.out)) for name in names]
     return {"figures": paths}, "\n".join(f"wrote {path}" for path in paths)
