@@ -79,12 +79,12 @@ def main(argv=None):
 
 
 def _computation(argv):
-    """The arguments that decide what is computed: without those for where it goes and how it is shown."""
+    """The arguments that decide what is computed: without those for where, where it goes and how it is shown."""
     words = iter(argv)
     for word in words:
-        if word == "--out":
+        if word in ("--out", "--scheduler"):
             next(words, None)
-        elif word not in ("--resume", "--json") and not word.startswith("--out="):
+        elif word not in ("--resume", "--json") and not word.startswith(("--out=", "--scheduler=")):
             yield word
 
 

@@ -5,10 +5,12 @@ import numpy as np
 
 from lorabook import LoRAConfig, LoRALinear, inject
 from lorabook.backend import array_namespace, to_numpy
+from lorabook.data import Task
 from lorabook.io import write_safetensors
 from lorabook.layers import Activation, LayerNorm, Linear, Sequential, Softmax
 from lorabook.models import MLP
 from lorabook.models.bert import BertForSequenceClassification
+from lorabook.sweep import Setting
 
 TOLERANCES = {"float32": 2e-6, "float64": 1e-12}
 
@@ -153,3 +155,20 @@ def write_tokenizer(path, words=WORDS):
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     tokenizer.save(str(path))
+
+
+# ---- a sweep of a second ---------------------------------------------------------------------------------------------
+
+
+def sweep_setting(model=MLP):
+    """A network with one hidden layer too many learns three clusters of points."""
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((3, 7)) * 2
+    y = np.arange(90) % 3
+    x = (centres[y] + rng.standard_normal((90, 7))).astype("f4")
+    task = Task("clusters", x[:60], y[:60], x[60:], y[60:])
+    return Setting(model((7, 9, 8, 3), rng=rng), task, epochs=5, batch_size=10)
+
+
+def without_seconds(rows):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]

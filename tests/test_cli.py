@@ -1,6 +1,7 @@
 """The command line as a user meets it: exit codes, one line for bad input, JSON alone on stdout, kill and resume."""
 
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import sys
 import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -147,6 +149,7 @@ BAD = [
     (["nonsense"], "invalid choice: 'nonsense'"),
     (["--json"], "COMMAND"),
     (["sweep", "--jobs", "0"], "from 1 to 1024, or -1; got '0'"),
+    (["sweep", "--jobs", "2", "--scheduler", "tcp://localhost:8786"], "not allowed with argument --jobs"),
     (["sweep", "--seed", "-1"], "from 0 on; got '-1'"),
     (["spectrum", "nothing.csv"], "nothing.csv"),
     (["spectrum", "mlp-digits", "--activations", "x.csv"], "x.csv: expected a .npy file"),
@@ -163,6 +166,21 @@ def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path, monkeypatch, argv,
     assert message in err
     assert err.count("\n") == 1
     assert not [name for name in os.listdir(tmp_path / "out") if name] if (tmp_path / "out").exists() else True
+
+
+def test_a_cluster_without_dask_is_refused(run, tmp_path, monkeypatch):
+    importlib.import_module("lorabook.cluster")  # what joblib knows of Dask is settled by the first import
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    for command in ("sweep", "figures"):
+        code, out, err = run(command, "--scheduler", "tcp://localhost:8786", "--out", tmp_path / "s")
+        assert (code, out) == (2, "")
+        assert "needs distributed" in err and "pip install 'lorabook[dask]'" in err and err.count("\n") == 1
+
+
+def test_a_cluster_with_a_gpu_is_refused(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("lorabook.commands.sweep.get_xp", lambda name: SimpleNamespace(__name__="cupy"))
+    code, _, err = run("sweep", "--backend", "auto", "--scheduler", "tcp://localhost:8786", "--out", tmp_path / "s")
+    assert code == 2 and "pass --backend numpy" in err
 
 
 def test_a_run_that_fails_exits_with_1(run, tmp_path):

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
+from checks import sweep_setting, without_seconds
 
 from lorabook import InputError
 from lorabook.bounds import best_losses, bound_sweep, trained_loss
 from lorabook.data import Task, planted
-from lorabook.models import MLP
 from lorabook.sweep import Setting, learning_rate_sweep, rank_sweep
 from lorabook.tables import median_by
 
@@ -13,12 +13,7 @@ RANKS = [1, 2, 3, 8]
 
 @pytest.fixture(scope="module")
 def setting():
-    rng = np.random.default_rng(0)
-    centres = rng.standard_normal((3, 7)) * 2
-    y = np.arange(90) % 3
-    x = (centres[y] + rng.standard_normal((90, 7))).astype("f4")
-    task = Task("clusters", x[:60], y[:60], x[60:], y[60:])
-    return Setting(MLP((7, 9, 8, 3), rng=rng), task, epochs=5, batch_size=10)
+    return sweep_setting()
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +54,6 @@ def test_parameters_are_counted_with_the_rank_capped_at_the_smaller_side(rows):
 
 
 def test_results_do_not_depend_on_the_number_of_jobs(setting, rows):
-    def without_seconds(rows):
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
-
     assert without_seconds(rank_sweep(setting, RANKS, [0, 1], jobs=2)) == without_seconds(rows)
 
 

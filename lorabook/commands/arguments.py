@@ -1,6 +1,7 @@
 """Arguments that several commands share."""
 
 import argparse
+import contextlib
 
 
 def add_model_and_data(parser):
@@ -13,10 +14,23 @@ def add_model_and_data(parser):
 
 
 def add_jobs(parser):
-    """--jobs: a positive number of processes, or -1."""
-    parser.add_argument(
+    """Where joblib computes: --jobs, a positive number of processes or -1, or --scheduler, a Dask cluster."""
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
         "--jobs", type=jobs_or_all, default=-1, metavar="N", help="processes; -1: one per core (default)"
     )
+    where.add_argument(
+        "--scheduler", metavar="ADDRESS", help="compute on the workers of this Dask scheduler, e.g. tcp://HOST:8786"
+    )
+
+
+def where_jobs_run(args):
+    """Context in which joblib computes on the workers of --scheduler, if that is given."""
+    if args.scheduler is None:
+        return contextlib.nullcontext()
+    from ..cluster import dask_workers
+
+    return dask_workers(args.scheduler)
 
 
 def jobs_or_all(text):

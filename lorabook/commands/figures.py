@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .arguments import add_jobs
+from .arguments import add_jobs, where_jobs_run
 
 HELP = "rebuild the figures of README and chapters from scratch (all, or those named)"
 EXAMPLE = "lorabook figures rank_vs_error"
@@ -28,10 +28,13 @@ def run(args):
     names = args.names or list(figures.FIGURES)
     if unknown := [name for name in names if name not in figures.FIGURES]:
         raise InputError(f"unknown figure {unknown[0]!r}; expected one of {', '.join(figures.FIGURES)}")
+    if args.scheduler and (here := [name for name in names if name.startswith(("reviews_", "step_"))]):
+        raise InputError(f"{here[0]} is made on this machine, not on a cluster: name other figures, or no --scheduler")
     prepare_folder(Path(args.out) / "data")
     args.after_interrupt = f"; the same command goes on with the finished runs in {args.runs}"
-    if args.redraw:
-        paths = [str(figures.redraw(name, args.out)) for name in names]
-    else:
-        paths = [str(figures.rebuild(name, args.out, args.jobs, True, args.runs)) for name in names]
+    with where_jobs_run(args):
+        if args.redraw:
+            paths = [str(figures.redraw(name, args.out)) for name in names]
+        else:
+            paths = [str(figures.rebuild(name, args.out, args.jobs, True, args.runs)) for name in names]
     return {"figures": paths}, "\n".join(f"wrote {path}" for path in paths)

@@ -8,7 +8,7 @@ from ..data import SHIFTS
 from ..errors import InputError
 from ..io import prepare_folder
 from ..tables import format_table, median_by, write_csv
-from .arguments import add_jobs
+from .arguments import add_jobs, where_jobs_run
 
 HELP = "rank versus error: truncated and trained updates of every rank, as table, CSV and picture"
 EXAMPLE = "lorabook sweep --data digits-mirrored --ranks 1 2 4 8 --seeds 3"
@@ -35,15 +35,19 @@ def run(args):
     from ..figures import setting_for
     from ..sweep import rank_sweep
 
-    options = {"epochs": args.epochs, "lora_alpha": args.lora_alpha, "backend": args.backend}
-    on_gpu = get_xp(args.backend).__name__ == "cupy"  # where several processes would share one card
-    jobs = 1 if on_gpu else args.jobs
-    setting, title = setting_for(args.data, args.seed, **options)
-    setting.check(args.ranks, args.seeds)
-    out = prepare_folder(args.out or f"runs/sweep-{Path(args.data).stem}")
-    if (out / "adapter_config.json").exists():
-        raise InputError(f"{out} holds an adapter; choose another --out")
-    rows = rank_sweep(setting, args.ranks, range(args.seed, args.seed + args.seeds), jobs, progress=True)
+    backend = get_xp(args.backend).__name__  # "auto" is decided here, not by each worker
+    if backend == "cupy" and args.scheduler:
+        raise InputError("--scheduler computes on the processors of the workers, not on a GPU: pass --backend numpy")
+    jobs = 1 if backend == "cupy" else args.jobs  # several processes would share one card
+    options = {"epochs": args.epochs, "lora_alpha": args.lora_alpha, "backend": backend}
+    seeds = range(args.seed, args.seed + args.seeds)
+    with where_jobs_run(args):
+        setting, title = setting_for(args.data, args.seed, **options)
+        setting.check(args.ranks, seeds)
+        out = prepare_folder(args.out or f"runs/sweep-{Path(args.data).stem}")
+        if (out / "adapter_config.json").exists():
+            raise InputError(f"{out} holds an adapter; choose another --out")
+        rows = rank_sweep(setting, args.ranks, seeds, jobs, progress=True)
     write_csv(out / "rank_vs_error.csv", rows, args.command_line)
     plotting.save(plotting.rank_vs_error(rows, title), out / "rank_vs_error.svg")
     files = [str(out / "rank_vs_error.csv"), str(out / "rank_vs_error.svg")]
