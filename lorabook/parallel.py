@@ -14,7 +14,7 @@ import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
 from .adapters.lora import shared_weights
 from .backend import array_namespace
@@ -64,13 +64,15 @@ class Workers:
         n = cores() if n is None else n
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise InputError(f"workers must be an integer of at least 1; got {n!r}")
-        self.n, self._stack = n, contextlib.ExitStack()
+        self.n, self._stack, self._pool = n, contextlib.ExitStack(), None
 
     def __enter__(self):
         keep_freed_memory()
         self._blas = ThreadpoolController().select(user_api="blas")
         self._stack.enter_context(self._blas.limit(limits=1))
-        self._pool = self._stack.enter_context(ThreadPoolExecutor(self.n)) if self.n > 1 else None
+        if self.n > 1:  # each thread limits itself too: a BLAS that is built on OpenMP has a limit for each
+            pool = ThreadPoolExecutor(self.n, initializer=threadpool_limits, initargs=(1, "blas"))
+            self._pool = self._stack.enter_context(pool)
         return self
 
     def __exit__(self, *_):
@@ -107,7 +109,7 @@ class Workers:
 
         loss, grads = 0.0, {}
         with shared_weights(model, tokens(x), self.map), self._blas.limit(limits=self.n if few else 1):
-            for shard_loss, shard_grads in self.map(one, shards, rngs, counts):
+            for shard_loss, shard_grads in (map if few else self.map)(one, shards, rngs, counts):
                 loss, grads = loss + shard_loss, add_grads(grads, shard_grads)
         return loss, grads
 

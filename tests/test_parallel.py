@@ -6,6 +6,7 @@ import types
 
 import numpy as np
 import pytest
+import scipy.linalg  # noqa: F401  SciPy has a BLAS of its own: loaded here, or it would appear in the middle
 from checks import TOLERANCES, assert_close, assert_lives_on, lora_mlp, move, same_bits, tiny_bert, tiny_ids
 from hypothesis import given, settings
 from hypothesis import strategies as st
