@@ -220,7 +220,7 @@ def intruders(rows):
         }
         cosine = median_by(own, ("epochs", "r"), "smallest_cosine")
         last = _curve(axes, [row for row in own if row["epochs"] == short], None, "smallest_cosine", color="#D55E00")
-        _name(axes, f"LoRA, {_span(short)}", last[:2], (7, -3), "#D55E00")
+        _name(axes, f"LoRA, {_span(short)}", last[:2], (-4, -24), "#D55E00", ha="right")
         for r in (r for epochs, r in cosine if epochs == long and r):
             axes.plot(r, cosine[long, r][0], "s", color="#7F3300", markerfacecolor="none")
         _name(axes, f"LoRA, {_span(long)}", (r, cosine[long, r][0]), (6, -12), "#7F3300")
@@ -230,7 +230,7 @@ def intruders(rows):
         _name(axes, f"full fine-tuning, {_span(long)}", (1, full), (0, -12), "black")
         axes.axhline(0.5, color=GREY, linewidth=1)
         _name(axes, "below: an intruder", (230, 0.5), (0, -11), GREY, ha="right")
-        _name(axes, f"intruders among the first 10, mean, {short} epoch (full: {count[long, None]:.1f}):", (1, 0.08),
+        _name(axes, f"intruders among the first 10, mean, {_span(short)} (full: {count[long, None]:.1f}):", (1, 0.08),
               (-6, 0), GREY)  # fmt: skip
         for r in ranks:
             _name(axes, f"{count[short, r]:.1f}", (r, 0.02), (0, 0), GREY, ha="center")

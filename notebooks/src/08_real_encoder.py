@@ -150,12 +150,12 @@ for r in (8, 1):
     )
 
 # %% [markdown]
-# <!-- RESULT 1: adapt to the CSV -->
 # * **LoRA comes close to full fine-tuning** with a fraction of a percent of its numbers, and even rank 1 does most of
 #   the work.
 # * **The encoder has to change.** With a frozen encoder the head alone stays far below, though the pooler and the
 #   classifier together train more numbers than LoRA does.
-# * PEFT's figures are of one run each, on a split of its own. Ours lie where they lie, up to the noise of one run.
+# * PEFT's figures are of one run each, on a split of its own. Ours are within a point of them, and at rank 1 almost two
+#   points above.
 #
 # The head is worth a note, because the first attempt went wrong. BERT's head has two layers: the pooler, a 384 x 384
 # matrix and a tanh over the first token, and the classifier. With the classifier alone we stayed well below PEFT's
@@ -166,7 +166,7 @@ for r in (8, 1):
 assert accuracy["full", None] > accuracy["lora", 8] > accuracy["lora", 1] > accuracy["head", None] + 0.05
 assert accuracy["head", None] > accuracy["classifier", None] + 0.02
 assert params["head", None] > params["lora", 8]
-assert all(abs(accuracy[key] - reviews.PEFT[key]) < 0.025 for key in reviews.PEFT)
+assert all(abs(accuracy[key] - reviews.PEFT[key]) < (0.02 if key == ("lora", 1) else 0.01) for key in reviews.PEFT)
 
 bert = again.children["bert"]
 pooled, _ = F.tanh(bert.children["pooler"].children["dense"].forward(bert.forward(ids)[0][:, 0, :])[0])
@@ -177,7 +177,8 @@ assert np.abs(pooled).mean() < 0.15
 # ## Which matrices? (Table 5 of the paper)
 #
 # The number of parameters is fixed: rank 8 on one attention matrix, rank 4 on two, or rank 2 on all four. `Wo` is
-# `attention.output.dense`. One epoch here (`reviews.TABLE_EPOCHS`), since this table and the next need 57 runs.
+# `attention.output.dense`. This table and the next need 57 runs, so each sees half of the reviews, once: a quarter of
+# the recipe. All are some points below it, and what learns fast is ahead.
 
 # %%
 rows = read_csv(DATA / "reviews_matrices.csv")
@@ -305,14 +306,19 @@ for r1, i, j in ((8, 1, 1), (8, 8, 8), (8, 8, 64), (64, 64, 64)):
 # works; between two seeds at rank 64, the update of the value matrix shares more than that of the query matrix. Its
 # text gives no medians over layers: it shows one layer and says that the others look alike.
 #
-# <!-- RESULT 4: adapt to the CSV -->
-# On the reviews the layers do *not* look alike: ... In most of them the first direction is shared far beyond chance,
-# and what comes after it fades towards the random panels. That second part is no wonder: `lora_A` starts at random, and
-# whatever training does not move stays random.
+# On the reviews the layers do *not* look alike. Between two runs of rank 64 the first direction is shared in most of
+# them, in the value matrices more than in the query matrices, as in the paper; but in the value matrices of layers 1
+# and 2 hardly. Between rank 8 and rank 64 less is shared. What comes after the first direction fades towards the random
+# panels. That is no wonder: `lora_A` starts at random, and whatever training does not move stays random.
 
 # %%
 assert all(phi[r1, matrix][1, 1] > 5 * phi[r1, None][1, 1] for r1 in (8, 64) for matrix in ("query", "value"))
 assert all(abs(value - max(key) / 384) < 0.03 for key, value in phi[64, None].items())
+shared = {key: middle for key, (middle, _, _) in one.items()}
+assert phi[64, "value"][1, 1] > phi[64, "query"][1, 1] > 0.5 > phi[8, "value"][1, 1] > phi[8, "query"][1, 1]
+assert (
+    max(shared[64, "value", 1], shared[64, "value", 2]) < 0.15 and min(shared[64, "value", n] for n in (0, 4, 5)) > 0.6
+)
 
 # %% [markdown]
 # ## What does the update do that the weight does not? (Table 7)
@@ -358,14 +364,19 @@ assert all(row["from_update"] <= row["from_weight"] for row in rows)
 # random either (0.02): it amplifies directions that `W` has, but does not emphasise, by 21.5 at `r = 4` and by 1.9 at
 # `r = 64`.
 #
-# <!-- RESULT 5: adapt to the CSV -->
-# On the reviews the direction of the finding is the same: the factor falls with the rank. The size is not: ...
+# On the reviews the direction of the finding is the same: the update does not repeat the first directions of `W`, and
+# the factor falls with the rank. The size is not: 4.5 at `r = 4` in this matrix, and below 1 at `r = 64`, where the
+# update is smaller than what `W` does in its directions. And there is hardly more of `W` in the update's directions
+# than in random ones. Part of that is the size of the model: 64 directions are a sixth of 384, but a two-hundredth of
+# GPT-3's 12,288.
 #
 # A warning about the number itself. At `r = 1` the denominator is a single number, `|u.T @ W @ v|`, and can be close to
 # zero by accident. A huge factor then says that the direction is new to `W`, not that it is large.
 
 # %%
-assert all(factor[matrix, 1] > factor[matrix, 4] > factor[matrix, 64] for matrix in ("query", "value"))
+assert all(factor[matrix, 1] > factor[matrix, 4] > 1 > factor[matrix, 64] for matrix in ("query", "value"))
+own = dict(lines)["MiniLM, r = 4"]
+assert round(own["amplification"], 1) == 4.5 and own["from_update"] < 2 * own["random"] < 0.1 * own["from_weight"]
 
 # %% [markdown]
 # ## What does full fine-tuning change?
@@ -406,7 +417,6 @@ columns |= {f"layer {n}": lambda matrix, n=n: f"{in_eight[matrix, n]:.0%}" for n
 print("\n" + format_table(["query", "value"], columns))
 
 # %% [markdown]
-# <!-- RESULT 6: adapt to the CSV -->
 # * **The full update is small.** LoRA's first singular value is many times larger. Part of that is the learning rate,
 #   0.001 against 0.00005; but with these rates both do the task.
 # * **How broad it is depends on the layer.** In the first layers eight directions hold less than half of its energy, in
@@ -415,8 +425,8 @@ print("\n" + format_table(["query", "value"], columns))
 
 # %%
 for matrix in ("query", "value"):
-    assert largest["lora", 8, matrix] > 4 * largest["full", None, matrix]  # RESULT 6: adapt
-    assert in_eight[matrix, 0] < 0.6 and in_eight[matrix, 0] < in_eight[matrix, 5]
+    assert largest["lora", 8, matrix] > 10 * largest["full", None, matrix]
+    assert in_eight[matrix, 0] < 0.5 and in_eight[matrix, 5] > 0.85
 
 # %% [markdown]
 # ## Intruder dimensions
@@ -436,7 +446,7 @@ found = {key: np.mean([row["intruders"] for row in rows if (row["epochs"], row["
          for key in cosine}  # fmt: skip
 columns = {
     "update": lambda key: f"LoRA, r = {key[1]}" if key[1] else "full fine-tuning",
-    "epochs": lambda key: str(key[0]),
+    "epochs": lambda key: f"{key[0]:g}",
     "matrix": lambda key: key[2],
     "intruders of 10, mean": lambda key: f"{found[key]:.1f}",
     "smallest cosine, median": lambda key: f"{cosine[key]:.2f}",
@@ -444,17 +454,19 @@ columns = {
 print(format_table(sorted(cosine, key=lambda key: (key[2], key[0], key[1] or 0)), columns))
 
 # %% [markdown]
-# <!-- RESULT 7: adapt to the CSV -->
 # As in that paper: full fine-tuning leaves none, each leading direction stays almost what it was. LoRA puts some in,
-# and the lower the rank, the more. That paper ties them to forgetting what the model could do before, which we did not
-# measure; the task itself does not suffer much from them (rank 1 in the recipe).
+# more at rank 1 than at any other, and more with longer training: after two epochs about one a matrix at rank 1. That
+# paper ties them to forgetting what the model could do before, which we did not measure; the task itself does not
+# suffer much from them (rank 1 in the recipe).
 #
 # The same measures on the adapter that was trained above. A few lines suffice:
 
 # %%
 for matrix in ("query", "value"):
-    assert found[2, None, matrix] < found[1, 1, matrix]  # RESULT 7: adapt
-    assert cosine[1, 1, matrix] < cosine[1, 64, matrix] <= 1
+    half = {r: found[reviews.TABLE_EPOCHS, r, matrix] for r in reviews.RANKS}
+    assert found[2, None, matrix] == 0 and max(half, key=half.get) == 1
+    assert found[2, 1, matrix] > half[1] and found[2, 8, matrix] > half[8] and 0.5 < found[2, 1, matrix] < 1.5
+    assert cosine[2, 1, matrix] < cosine[reviews.TABLE_EPOCHS, 1, matrix] < cosine[reviews.TABLE_EPOCHS, 64, matrix]
 
 # %%
 base = BertForSequenceClassification.from_pretrained(folder, labels=len(task.names)).named_params()
@@ -474,9 +486,9 @@ for path, layer in list(adapters(model).items())[6:8]:
 # * **Not as in the paper:** ...
 # * LoRA's update is large and concentrated. The full one is small, and broad except in the last layers. Low ranks leave
 #   intruder dimensions among the first singular vectors, full fine-tuning does not.
-# * Differences to the paper's setting: 23 million parameters instead of 175 billion, sentence classification, one epoch
-#   for the tables, one learning rate for all of them, and differences between lines that are often no larger than those
-#   between seeds.
+# * Differences to the paper's setting: 23 million parameters instead of 175 billion, sentence classification, half an
+#   epoch for the tables, one learning rate for all of them, and differences between lines that are often no larger than
+#   those between seeds.
 #
 # **Sources.** Hu et al. 2021, LoRA, arXiv:2106.09685 (sections 7.1 to 7.3, tables 5 to 7, figures 3 and 4).
 # Shuttleworth et al. 2024, LoRA vs Full Fine-tuning: An Illusion of Equivalence, arXiv:2410.21228. Hutto and Gilbert
