@@ -12,7 +12,9 @@ import concurrent.futures
 import contextlib
 import functools
 import hashlib
+import logging
 import platform
+import threading
 import time
 from pathlib import Path
 
@@ -41,10 +43,22 @@ def dask_workers(address):
     except ImportError as error:
         raise InputError(f"a Dask cluster needs distributed ({error}): pip install 'lorabook[dask]'") from None
     _find_scheduler(address)
-    with Client(address, timeout=ANSWER_SECONDS, set_as_default=False) as client:
+    with _quiet_client(), Client(address, timeout=ANSWER_SECONDS, set_as_default=False) as client:
         _check_workers(client, address)
         with joblib.parallel_config(backend=_Backend(client, address)):
             yield
+
+
+@contextlib.contextmanager
+def _quiet_client():
+    """What Dask's client logs, tracebacks for a lost connection among it, ends in an exception here anyway."""
+    logger = logging.getLogger("distributed.client")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _find_scheduler(address):
@@ -89,8 +103,10 @@ def _check_workers(client, address):
         client.run(_check, fingerprint(), callback_timeout=WORKER_SECONDS)
     except TimeoutError:
         raise InputError(f"some worker of the Dask scheduler at {address!r} is mute for {WORKER_SECONDS} s") from None
-    except (InputError, OSError):
+    except InputError:
         raise
+    except OSError as error:
+        raise RuntimeError(f"the Dask scheduler at {address} is lost: {error}") from None
     except Exception as error:  # of one in the worker's answer, Dask keeps only the text
         raise InputError(f"a Dask worker has another lorabook or none: {error}; install this one there") from None
 
@@ -123,6 +139,9 @@ def _check(expected):
         )
 
 
+_limiting = threading.Lock()
+
+
 def _checked(expected, function, args, kwargs):
     """On a worker: the result of a task; or InputError, if its bits could differ from those of jobs=1 at home.
 
@@ -130,10 +149,11 @@ def _checked(expected, function, args, kwargs):
     with a task would give the process its threads back while its other tasks compute.
     """
     _check(expected)
-    if not _one_blas_thread():
-        threadpool_limits(1)
-    if not _one_blas_thread():
-        raise InputError("BLAS threads of a Dask worker cannot be limited; start it with OPENBLAS_NUM_THREADS=1")
+    with _limiting:
+        if not _one_blas_thread():
+            threadpool_limits(1)
+        if not _one_blas_thread():
+            raise InputError("BLAS threads of a Dask worker cannot be limited; start it with OPENBLAS_NUM_THREADS=1")
     return function(*args, **kwargs)
 
 

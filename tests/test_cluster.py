@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import importlib.util
+import logging
 import os
 import signal
 import socket
@@ -275,19 +276,29 @@ def test_the_connection_is_closed_whatever_happens(address):
     with pytest.raises(KeyboardInterrupt), dask_workers(address):
         client = joblib.parallel.get_active_backend()[0].client
         assert client.status == "running"
+        assert logging.getLogger("distributed.client").level == logging.CRITICAL
         raise KeyboardInterrupt
     assert client.status == "closed"
+    assert logging.getLogger("distributed.client").level < logging.CRITICAL
+
+
+def wait_until(true):
+    end = time.monotonic() + 120
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_interrupt_ends_the_command_and_its_tasks(tmp_path):
     with started(1) as local:
+        with dask_workers(local.scheduler_address):
+            (worker,) = set(results(slept, [0, 0]))
         command = ["sweep", "--epochs", "1000000", "--scheduler", local.scheduler_address, "--out", tmp_path]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         with subprocess.Popen([sys.executable, "-m", "lorabook", *command], **pipes) as sweep:
-            while not any(task.state == "processing" for task in list(local.scheduler.tasks.values())):
-                assert sweep.poll() is None, sweep.stderr.read()
-                time.sleep(0.05)
+            wait_until(lambda: any(task.state == "processing" for task in list(local.scheduler.tasks.values())))
             sweep.send_signal(signal.SIGINT)
             out, err = sweep.communicate(timeout=120)
         assert (sweep.returncode, out, err) == (130, "", "lorabook sweep: interrupted\n")
-        assert not local.scheduler.tasks
+        wait_until(lambda: not local.scheduler.tasks)
+        os.kill(worker, signal.SIGKILL)  # a training that has begun goes on to its end
