@@ -195,3 +195,12 @@ def test_intruders_are_counted_as_in_subspace(runs):
         (row,) = [row for row in rows if key.items() <= row.items()]
         assert row["intruders"] == len(subspace.intruder_dimensions(opened.base[place], delta))
         assert row["smallest_cosine"] == pytest.approx(subspace.largest_cosines(opened.base[place], delta).min())
+
+
+def test_half_an_epoch_is_half_of_the_texts_once(task, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(reviews, "train", lambda model, batches, optimizer, **options: seen.append((batches, options)))
+    for epochs in (0.5, 1, 2):
+        reviews.run(reviews.Setting("classifier", epochs=epochs), tmp_path, task)
+    (half, once), (whole, one), (_, two) = seen
+    assert [len(half.ids) * 2, once["epochs"]] == [len(whole.ids), 1] and [one["epochs"], two["epochs"]] == [1, 2]

@@ -303,3 +303,13 @@ def test_a_text_without_a_token(tokenizer):
     tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B")
     with pytest.raises(InputError, match=r"finds no token in '\\n'; drop that row"):
         TextBatches([("a", 0), ("\n", 1)], tokenizer, 1)
+
+
+def test_first_texts_alone(batches):
+    half = batches.first(0.5)
+    assert len(half.ids) == len(half.labels) == 500 and len(half) == 500 // 16
+    assert all(mine is theirs for mine, theirs in zip(half.ids, batches.ids[:500], strict=True))
+    assert len(batches.ids) == 1000
+    assert half.fingerprint() != batches.fingerprint()
+    ids, labels = half.at(3)
+    assert ids.shape[0] == len(labels) == 16
