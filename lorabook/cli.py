@@ -80,11 +80,12 @@ def main(argv=None):
 
 def _computation(argv):
     """The arguments that decide what is computed: without those for where, where it goes and how it is shown."""
+    valued = ("--out", "--scheduler", "--workers")
     words = iter(argv)
     for word in words:
-        if word in ("--out", "--scheduler"):
+        if word in valued:
             next(words, None)
-        elif word not in ("--resume", "--json") and not word.startswith(("--out=", "--scheduler=")):
+        elif word not in ("--resume", "--json", "--distributed") and word.partition("=")[0] not in valued:
             yield word
 
 

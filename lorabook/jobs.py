@@ -12,7 +12,7 @@ from .errors import InputError
 from .hub import locate
 from .layers import Layer
 from .models.bert import BertForSequenceClassification, label_names
-from .parallel import Workers, tokens
+from .parallel import team, tokens
 from .pretrain import pretrained_mlp
 from .text import TextBatches, load_tokenizer, movie_reviews, text_file
 
@@ -100,7 +100,7 @@ def _check_labels(model, config, names):
 
 
 def evaluate(model, test, workers=None):
-    """(mean cross entropy in nats, accuracy in 0 .. 1) over the batches of a Job's test rows."""
+    """(mean cross entropy in nats, accuracy in 0 .. 1) over the batches of a Job's test rows; workers as in `train`."""
     like = next(iter(model.named_params().values()))
     for x, _ in test:
         model.check_input(x)
@@ -109,7 +109,7 @@ def evaluate(model, test, workers=None):
         x, y = batch
         return np.count_nonzero(y >= 0), *model.evaluate(data_like(x, like), data_like(y, like))
 
-    with Workers(workers) as team, shared_weights(model, sum(tokens(x) for x, _ in test), team.map):
-        results = list(team.map(one, test))
+    with team(workers) as workers, shared_weights(model, sum(tokens(x) for x, _ in test), workers.map):
+        results = workers.spread(one, test)
     counted = sum(n for n, _, _ in results)
     return sum(n * loss for n, loss, _ in results) / counted, sum(n * right for n, _, right in results) / counted

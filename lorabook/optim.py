@@ -136,10 +136,11 @@ def schedule(name, total, warmup=0):
 def grad_norm(grads):
     """Euclidean norm over all gradients, a Python float. Raises NonFiniteError, naming a gradient that is not finite.
 
+    Summed in the order of the names: the same bits whatever order the gradients come in.
     A gradient so large that its square overflows its dtype counts as not finite: AdamW could not store the square.
     """
     with np.errstate(over="ignore", invalid="ignore"):  # reported below, by name
-        squares = {name: array_namespace(g).sum(g * g) for name, g in grads.items()}
+        squares = {name: array_namespace(g).sum(g * g) for name, g in sorted(grads.items())}
         total = float(sum(squares.values()))  # the one moment at which the host waits for a GPU
     if not math.isfinite(total):
         for name, square in squares.items():

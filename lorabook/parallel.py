@@ -4,6 +4,7 @@ A layer stores nothing in forward and backward, so all shards work on one read-o
 BLAS thread: NumPy lets go of the interpreter while it computes. That way everything is shared out, not the matrix
 products alone. A batch of texts too small to be cut leaves the sharing to BLAS. How a batch is cut does not depend on
 the number of workers, and gradients are added in the order of the shards: the same bits on one core and on many.
+`ranks` deals the same shards out to the processes of an MPI job.
 """
 
 import contextlib
@@ -57,7 +58,12 @@ def cut(x):
 
 
 class Workers:
-    """Threads that share the work of a step: `with Workers(2) as workers: workers.loss_and_grad(model, x, y)`."""
+    """Threads that share the work of a step: `with Workers(2) as workers: workers.loss_and_grad(model, x, y)`.
+
+    size, first: the processes that work together, and whether this one prints and writes; here it is alone.
+    """
+
+    size, first = 1, True
 
     def __init__(self, n=None):
         """n: number of threads; default: one a core."""
@@ -75,8 +81,8 @@ class Workers:
             self._pool = self._stack.enter_context(pool)
         return self
 
-    def __exit__(self, *_):
-        self._stack.close()
+    def __exit__(self, *error):
+        self._stack.__exit__(*error)
 
     def map(self, function, *arguments):
         """Like the builtin `map`: results in order, whichever thread is first. NumPy's error state goes along."""
@@ -86,10 +92,11 @@ class Workers:
             lambda context, *a: context.run(function, *a), iter(contextvars.copy_context, None), *arguments
         )
 
-    def loss_and_grad(self, model, x, y, rng=None):
-        """(loss, {name: gradient}) of the mean over the batch, as model.loss_and_grad gives it for the whole.
+    def shards(self, model, x, y, rng=None, part=slice(None)):
+        """(loss, {name: gradient}) of one shard of the batch after another; they add up to the batch's mean.
 
-        With `rng`, each shard draws its dropout from a generator of its own, spawned from it.
+        With `rng`, each shard draws its dropout from a generator of its own, spawned from it. part: compute only those
+        of the shards, as if the others were computed too.
         """
         if x.shape[0] != y.shape[0] or not x.shape[0]:
             raise InputError(f"expected as many targets as rows, and some; got {x.shape[0]} rows, {y.shape[0]} targets")
@@ -107,11 +114,37 @@ class Workers:
             loss, grads = model.loss_and_grad(x[shard, ...], y[shard, ...], rng, share)
             return share * loss, grads
 
+        if shards[part]:
+            with shared_weights(model, tokens(x), self.map), self._blas.limit(limits=self.n if few else 1):
+                yield from (map if few else self.map)(one, shards[part], rngs[part], counts[part])
+
+    def loss_and_grad(self, model, x, y, rng=None):
+        """(loss, {name: gradient}) of the mean over the batch, as model.loss_and_grad gives it for the whole."""
         loss, grads = 0.0, {}
-        with shared_weights(model, tokens(x), self.map), self._blas.limit(limits=self.n if few else 1):
-            for shard_loss, shard_grads in (map if few else self.map)(one, shards, rngs, counts):
-                loss, grads = loss + shard_loss, add_grads(grads, shard_grads)
+        for shard_loss, shard_grads in self.shards(model, x, y, rng):
+            loss, grads = loss + shard_loss, add_grads(grads, shard_grads)
         return loss, grads
+
+    # What takes several processes, and is nothing for one: see `ranks.Ranks`.
+
+    def spread(self, function, items):
+        """[function(item), ...] in order, the items dealt out to all processes."""
+        return list(self.map(function, items))
+
+    def agree(self, facts, error=InputError):
+        """Raise `error` on all processes unless facts(), a flat JSON-able dict, is the same on all."""
+
+    def share(self, value):
+        """The first process's JSON-able `value`, on all."""
+        return value
+
+    def copy(self, arrays):
+        """Copy the first process's arrays into those of all others, {name: array}, in place."""
+
+
+def team(workers=None):
+    """Context of the Workers that `workers` says: a number of threads, None for one a core, or Workers at work."""
+    return contextlib.nullcontext(workers) if isinstance(workers, Workers) else Workers(workers)
 
 
 def keep_freed_memory():

@@ -12,7 +12,7 @@ from .environment import environment
 from .errors import FormatError, InputError, NonFiniteError
 from .io import fingerprint, read_checkpoint, write_checkpoint
 from .optim import clip_grad_norm, schedule
-from .parallel import Workers
+from .parallel import team
 
 HISTORY = ("loss", "lr", "grad_norm")
 ADVICE = ". Weights and optimizer are as before this step. A lower learning rate, warm-up or max_grad_norm may help"
@@ -41,8 +41,8 @@ def train(
     seed: drives dropout, by step, so that a run depends on nothing that came before. checkpoint: path of the file
     written every `checkpoint_every` steps and at the end; with `resume` a run continues from it and ends bit for bit
     where the uninterrupted run ends. description: a JSON-able dict of what else defines the run, against which a
-    checkpoint is checked. workers: threads that share each step's work, one a core by default; the result is the same
-    for any number.
+    checkpoint is checked. workers: threads that share each step's work, one a core by default, or `Workers` or `Ranks`
+    at work; the result is the same for any number. Of several ranks only the first touches the checkpoint.
 
     Raises NonFiniteError, naming the layer, before a NaN or Inf reaches the weights or the optimizer.
     """
@@ -62,43 +62,47 @@ def train(
         "optimizer": type(optimizer).__name__, "lr": optimizer.lr,
         "weight_decay": optimizer.weight_decay, **(description or {}),
     }  # fmt: skip
-    history = []
-    if checkpoint is not None:
-        frozen = {n: a for n, a in model.named_params().items() if n not in params}
-        run |= {"frozen_weights": fingerprint(frozen), "data": batches.fingerprint()}
-        if resume and Path(checkpoint).exists():
-            history = _restore(checkpoint, run, params, optimizer)
-            if progress:
-                print(f"continuing at step {len(history)} of {total}", file=sys.stderr)
-        elif not resume and Path(checkpoint).exists():
-            raise InputError(
-                f"{checkpoint} exists already; pass --resume to continue that run, or choose another folder"
-            )
+    with team(workers) as workers:
+        if checkpoint is not None or workers.size > 1:
+            frozen = {n: a for n, a in model.named_params().items() if n not in params}
+            run |= {"frozen_weights": fingerprint(frozen), "data": batches.fingerprint()}
+        workers.agree(lambda: _flat(run) | {"trainable_weights": fingerprint(params)})
+        history = []
+        if checkpoint is not None:
+            if workers.first:
+                history = _begin(checkpoint, resume, run, params, optimizer)
+            history, optimizer.step_count = workers.share([history, optimizer.step_count])
+            if history:
+                optimizer.prepare(params)
+                workers.copy(_arrays(params, optimizer))
+                if progress:
+                    print(f"continuing at step {len(history)} of {total}", file=sys.stderr)
 
-    like = next(iter(params.values()))
-    quiet = None if progress else True  # None: a bar on stderr if that is a terminal
-    bar = tqdm(range(len(history), total), initial=len(history), total=total, delay=2, disable=quiet, unit="step")
-    with Workers(workers) as team:
+        like = next(iter(params.values()))
+        quiet = None if progress else True  # None: a bar on stderr if that is a terminal
+        bar = tqdm(range(len(history), total), initial=len(history), total=total, delay=2, disable=quiet, unit="step")
         for step in bar:
             x, y = batches.at(step)
             model.check_input(x)
             batch = data_like(x, like), data_like(y, like)
             rng = np.random.default_rng([seed, step])
             try:
-                loss, norm = _step(team, model, *batch, rng, optimizer, params, factor(step), max_grad_norm)
+                loss, norm = _step(workers, model, *batch, rng, optimizer, params, factor(step), max_grad_norm)
             except NonFiniteError as error:
                 raise NonFiniteError(f"step {step}: {error}{ADVICE}") from None
             history.append((loss, optimizer.lr * factor(step), norm))
-            if checkpoint is not None and ((step + 1) % checkpoint_every == 0 or step + 1 == total):
-                _save(checkpoint, run, params, optimizer, history)
+            if (step + 1) % checkpoint_every == 0 or step + 1 == total:
+                workers.agree(lambda step=step: {f"weights after step {step}": fingerprint(params)}, RuntimeError)
+                if checkpoint is not None and workers.first:
+                    _save(checkpoint, run, params, optimizer, history)
     steps = enumerate(history)
     return [{"step": i, "epoch": i // len(batches), **dict(zip(HISTORY, row, strict=True))} for i, row in steps]
 
 
 @np.errstate(all="ignore")  # what overflows becomes an error that names the layer, not a warning
-def _step(team, model, x, y, rng, optimizer, params, lr_factor, max_grad_norm):
+def _step(workers, model, x, y, rng, optimizer, params, lr_factor, max_grad_norm):
     """One update in place; returns the loss before it and the gradient's norm before clipping, as Python floats."""
-    loss, grads = team.loss_and_grad(model, x, y, rng)
+    loss, grads = workers.loss_and_grad(model, x, y, rng)
     if not math.isfinite(loss := float(loss)):
         raise NonFiniteError(f"the loss is {loss}, first seen in the output of {_first_non_finite(model, x)}")
     norm = clip_grad_norm(grads, max_grad_norm)
@@ -137,6 +141,15 @@ def _arrays(params, optimizer):
     """Everything a checkpoint restores, under names that cannot collide: the live arrays themselves."""
     slots = {f"{slot}:{name}": a for slot, arrays in optimizer.state.items() for name, a in arrays.items()}
     return {f"param:{name}": a for name, a in params.items()} | slots
+
+
+def _begin(path, resume, run, params, optimizer):
+    """The history to continue from, with params and optimizer as they were then; [] for a new run."""
+    if not Path(path).exists():
+        return []
+    if not resume:
+        raise InputError(f"{path} exists already; pass --resume to continue that run, or choose another folder")
+    return _restore(path, run, params, optimizer)
 
 
 def _save(path, run, params, optimizer, history):

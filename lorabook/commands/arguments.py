@@ -38,3 +38,15 @@ def jobs_or_all(text):
     if text != "-1" and not (text.isdecimal() and 1 <= int(text) <= 1024):
         raise argparse.ArgumentTypeError(f"expected a number of processes from 1 to 1024, or -1; got {text!r}")
     return int(text)
+
+
+def add_workers(parser, where=""):
+    """--workers: a positive number of threads."""
+    text = f"threads that share the work{where} (default: one a core)"
+    parser.add_argument("--workers", type=_workers, metavar="N", help=text)
+
+
+def _workers(text):
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"expected a number of threads from 1 to 1024; got {text!r}")
+    return int(text)

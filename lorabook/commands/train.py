@@ -1,8 +1,6 @@
 """`lorabook train`: fine-tune a model with LoRA; the output folder is a PEFT adapter folder."""
 
-import contextlib
-
-from threadpoolctl import threadpool_limits
+from pathlib import Path
 
 from ..adapters import LoRAConfig, inject, memory_table
 from ..backend import get_xp
@@ -10,7 +8,7 @@ from ..errors import InputError
 from ..io import fingerprint, prepare_folder
 from ..optim import SCHEDULES, AdamW
 from ..tables import format_table, write_csv
-from .arguments import add_model_and_data
+from .arguments import add_model_and_data, add_workers
 
 HELP = "fine-tune a model with LoRA; the output folder opens in PEFT"
 EXAMPLE = "lorabook train minilm movie-reviews --r 8 --target-modules query value --epochs 2 --out runs/reviews"
@@ -40,15 +38,33 @@ def add_arguments(parser):
     parser.add_argument("--batch-size", type=int, help="(default: 32; for mlp-digits 64)")
     parser.add_argument("--checkpoint-every", type=int, default=100, metavar="STEPS", help="(default: %(default)s)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out where its checkpoint stands")
+    add_workers(parser, ", with --distributed of each rank")
+    parser.add_argument(
+        "--distributed",
+        action="store_true",
+        help="share the work with the other ranks of an MPI job (extra `mpi`): mpiexec -n 4 python -m mpi4py -m "
+        "lorabook train ... --distributed",
+    )
 
 
 def run(args):
     """Train, evaluate, save the adapter and the history."""
+    if args.distributed:
+        from ..ranks import Ranks as Workers
+    else:
+        from ..parallel import Workers
+    with Workers(args.workers) as workers:
+        return _run(args, workers)
+
+
+def _run(args, workers):
     from ..adapter_io import save_adapter
     from ..jobs import DEFAULTS, evaluate, kind_of, make_job
     from ..train import train
 
     xp = get_xp(args.backend)
+    if args.distributed and xp.__name__ == "cupy":
+        raise InputError("--distributed shares the work out to processors, not to GPUs; pass --backend numpy")
     for name, value in DEFAULTS[kind_of(args.model)].items():
         if getattr(args, name) is None:
             setattr(args, name, value)
@@ -64,35 +80,31 @@ def run(args):
     )
     model = job.model.to(xp)
     inject(model, config)
-    out = prepare_folder(args.out)
-    taken = sorted(p.name for p in out.iterdir() if p.suffix in (".safetensors", ".csv"))
-    if taken and not args.resume:
-        raise InputError(f"{out} holds {taken[0]} already; pass --resume to continue that run, or another --out")
-    if taken and "checkpoint.safetensors" not in taken:
-        raise InputError(f"{out} holds {taken[0]} but no checkpoint to resume from; choose another --out")
+    out = _folder(args) if workers.first else Path(args.out)
     args.after_interrupt = f"; the same command with --resume goes on at the last checkpoint in {out}"
 
-    small = kind_of(args.model) == "mlp-digits"
-    with threadpool_limits(1) if small else contextlib.nullcontext():  # as in `pretrain`: small matrices
-        before = evaluate(model, job.test)
-        history = train(
-            model,
-            job.batches,
-            optimizer,
-            epochs=args.epochs,
-            lr_schedule=args.lr_schedule,
-            warmup=args.warmup,
-            max_grad_norm=args.max_grad_norm,
-            seed=args.seed,
-            checkpoint=out / "checkpoint.safetensors",
-            checkpoint_every=args.checkpoint_every,
-            resume=args.resume,
-            description={"model": args.model, "adapter": config.as_dict()},
-            progress=True,
-        )
-        after = evaluate(model, job.test)
-    save_adapter(out, model, config, args.model, job.task_type, job.labels)
-    write_csv(out / "history.csv", history, args.command_line)
+    workers.agree(lambda: {"test_rows": fingerprint({f"{i}": a for i, a in enumerate(sum(job.test, ()))})})
+    before = evaluate(model, job.test, workers)
+    history = train(
+        model,
+        job.batches,
+        optimizer,
+        epochs=args.epochs,
+        lr_schedule=args.lr_schedule,
+        warmup=args.warmup,
+        max_grad_norm=args.max_grad_norm,
+        seed=args.seed,
+        checkpoint=out / "checkpoint.safetensors",
+        checkpoint_every=args.checkpoint_every,
+        resume=args.resume,
+        description={"model": args.model, "adapter": config.as_dict()},
+        progress=True,
+        workers=workers,
+    )
+    after = evaluate(model, job.test, workers)
+    if workers.first:
+        save_adapter(out, model, config, args.model, job.task_type, job.labels)
+        write_csv(out / "history.csv", history, args.command_line)
     memory = memory_table(model)
     result = {
         "test_loss": {"before": before[0], "after": after[0]},
@@ -109,7 +121,32 @@ def run(args):
         f"wrote {out}: adapter_model.safetensors, adapter_config.json,\n"
         "      lorabook.json, history.csv, checkpoint.safetensors"
     )
+    if args.distributed:
+        result["traffic"] = workers.traffic(model)
+        text += f"\n\n{_traffic(result['traffic'])}"
     return result, text
+
+
+def _folder(args):
+    """The output folder, if it is free for this run."""
+    out = prepare_folder(args.out)
+    taken = sorted(p.name for p in out.iterdir() if p.suffix in (".safetensors", ".csv"))
+    if taken and not args.resume:
+        raise InputError(f"{out} holds {taken[0]} already; pass --resume to continue that run, or another --out")
+    if taken and "checkpoint.safetensors" not in taken:
+        raise InputError(f"{out} holds {taken[0]} but no checkpoint to resume from; choose another --out")
+    return out
+
+
+def _traffic(traffic):
+    ranks, threads, steps = (traffic[name] for name in ("ranks", "threads", "steps"))
+    mean = {name: traffic[name] / max(1, steps) for name in ("shards", "bytes", "all_reduce", "full")}
+    return (
+        f"{ranks} ranks with {threads} thread{'s' * (threads > 1)} each received together, a step:\n"
+        f"{mean['bytes']:>15,.0f} bytes, counted, for {mean['shards']:.1f} shards\n"
+        f"{mean['all_reduce']:>15,.0f} would do for the least all-reduce of these gradients\n"
+        f"{mean['full']:>15,.0f} for that of full fine-tuning"
+    )
 
 
 def _memory(rows):
