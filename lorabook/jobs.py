@@ -107,7 +107,7 @@ def evaluate(model, test, workers=None):
 
     def one(batch):
         x, y = batch
-        return np.count_nonzero(y >= 0), *model.evaluate(data_like(x, like), data_like(y, like))
+        return int(np.count_nonzero(y >= 0)), *model.evaluate(data_like(x, like), data_like(y, like))
 
     with team(workers) as workers, shared_weights(model, sum(tokens(x) for x, _ in test), workers.map):
         results = workers.spread(one, test)

@@ -150,6 +150,8 @@ BAD = [
     (["--json"], "COMMAND"),
     (["sweep", "--jobs", "0"], "from 1 to 1024, or -1; got '0'"),
     (["sweep", "--jobs", "2", "--scheduler", "tcp://localhost:8786"], "not allowed with argument --jobs"),
+    (["train", "mlp-digits", "digits", "--workers", "0"], "from 1 to 1024; got '0'"),
+    (["evaluate", "mlp-digits", "digits", "--workers", "all"], "from 1 to 1024; got 'all'"),
     (["sweep", "--seed", "-1"], "from 0 on; got '-1'"),
     (["spectrum", "nothing.csv"], "nothing.csv"),
     (["spectrum", "mlp-digits", "--activations", "x.csv"], "x.csv: expected a .npy file"),

@@ -166,6 +166,11 @@ def test_grad_norm_is_over_all_gradients(put):
     assert type(norm) is float
 
 
+def test_grad_norm_is_the_same_in_every_order(put):
+    grads = {name: put([value], "float32") for name, value in (("a", 4096), ("b", 1), ("c", 1))}  # 2^24 + 1 is 2^24
+    assert grad_norm(grads) == grad_norm(dict(reversed(grads.items())))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_clipping_scales_all_gradients_together(put, dtype):
     grads = {"a": put([[3.0, 0.0]], dtype), "b": put([-4.0], dtype)}

@@ -12,7 +12,7 @@ HELP = "versions, BLAS, threads, GPU, which cupy wheel to install, what is cache
 EXAMPLE = "lorabook doctor --json"
 SHARED = ("backend",)
 PACKAGES = ("lorabook", "numpy", "scipy", "matplotlib", "scikit-learn", "joblib", "safetensors", "threadpoolctl")
-OPTIONAL = ("cupy-cuda12x", "cupy-cuda13x", "distributed", "torch", "transformers", "peft")
+OPTIONAL = ("cupy-cuda12x", "cupy-cuda13x", "distributed", "mpi4py", "mpich", "torch", "transformers", "peft")
 
 
 def add_arguments(parser):

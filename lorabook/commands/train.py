@@ -139,13 +139,12 @@ def _folder(args):
 
 
 def _traffic(traffic):
-    ranks, threads, steps = (traffic[name] for name in ("ranks", "threads", "steps"))
-    mean = {name: traffic[name] / max(1, steps) for name in ("shards", "bytes", "all_reduce", "full")}
+    mean = {name: traffic[name] / max(1, traffic["steps"]) for name in ("shards", "bytes", "all_reduce", "full")}
     return (
-        f"{ranks} ranks with {threads} thread{'s' * (threads > 1)} each received together, a step:\n"
-        f"{mean['bytes']:>15,.0f} bytes, counted, for {mean['shards']:.1f} shards\n"
-        f"{mean['all_reduce']:>15,.0f} would do for the least all-reduce of these gradients\n"
-        f"{mean['full']:>15,.0f} for that of full fine-tuning"
+        f"Received a step by all {traffic['ranks']} ranks together (threads a rank: {traffic['threads']}):\n"
+        f"{mean['bytes']:>15,.0f} bytes, counted; a batch had {mean['shards']:.1f} shards\n"
+        f"{mean['all_reduce']:>15,.0f} bytes, the least that an all-reduce of these gradients needs\n"
+        f"{mean['full']:>15,.0f} bytes, the same for full fine-tuning"
     )
 
 
