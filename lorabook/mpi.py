@@ -12,7 +12,6 @@ import numpy as np
 
 from .errors import InputError
 
-PAUSE = 5e-5  # seconds between two looks at whether a message has come
 YIELD = getattr(os, "sched_yield", lambda: None)
 PATIENCE = 5  # seconds that a rank in trouble waits for the others to hear of it
 EXPECTED = (InputError, OSError, RuntimeError, KeyboardInterrupt)  # one line each, as in `cli`; others are bugs
@@ -26,7 +25,7 @@ def load():
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         how = "pip install 'lorabook[mpi]', or mpi4py beside the MPI of your cluster"
-        raise InputError(f"--distributed needs mpi4py and an MPI library ({error}): {how}") from None
+        raise InputError(f"ranks need mpi4py and an MPI library ({error}): {how}") from None
     for number in filter(str.isdecimal, (os.environ.get(name, "") for name in STARTED)):
         if int(number) != (size := MPI.COMM_WORLD.size):
             raise InputError(
@@ -43,6 +42,8 @@ class Job:
     message once and its exit code: the others learn of it at their next `exchange`, and raise it. So it is with Ctrl-C;
     a second one ends a process at once.
     """
+
+    pause = 5e-5  # seconds between two looks at whether a word has come
 
     def __init__(self):
         self.MPI = load()
@@ -124,7 +125,7 @@ class Job:
         while not request.Test():
             if time.monotonic() > end:
                 raise TimeoutError
-            time.sleep(PAUSE)
+            time.sleep(self.pause)
 
     def transfer(self, request):
         """Until many numbers have come, which needs both sides at work all the time: here sleeping would cost much."""

@@ -1,7 +1,11 @@
+import importlib.util
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from lorabook import LoRAConfig, LoRALinear, inject
 from lorabook.backend import array_namespace, to_numpy
@@ -12,6 +16,7 @@ from lorabook.models import MLP
 from lorabook.models.bert import BertForSequenceClassification
 from lorabook.sweep import Setting
 
+MPIEXEC = shutil.which("mpiexec", path=Path(sys.executable).parent)
 TOLERANCES = {"float32": 2e-6, "float64": 1e-12}
 
 
@@ -43,6 +48,13 @@ def move(layer, put, dtype=None):
 def same_bits(got, want):
     got, want = to_numpy(got), to_numpy(want)
     return got.dtype == want.dtype and got.shape == want.shape and got.tobytes() == want.tobytes()
+
+
+def on_ranks(test):
+    """Mark a test that starts several processes with mpiexec."""
+    missing = MPIEXEC is None or importlib.util.find_spec("mpi4py") is None
+    reason = "ranks need mpi4py, and mpiexec beside python: pip install -e '.[mpi]'"
+    return pytest.mark.mpi(pytest.mark.skipif(missing, reason=reason)(test))
 
 
 # ---- one of each layer, 5 features in, float64, nothing at rest ------------------------------------------------------

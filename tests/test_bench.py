@@ -7,7 +7,7 @@ import types
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from checks import assert_close, same_bits, tiny_bert, tiny_config, write_bert
+from checks import assert_close, on_ranks, same_bits, tiny_bert, tiny_config, write_bert
 
 from lorabook import InputError, backend, cli, plotting_bench
 from lorabook.adapters import adapters
@@ -289,6 +289,20 @@ def test_two_sides_and_their_ratios(run_json, run, model, tmp_path, vs):
     assert out.read_text().startswith(f"# lorabook bench step --model {model} --batch-size 3")
 
 
+@on_ranks
+def test_ranks_beside_threads(run_json):
+    result = run_json("step", "--vs", "ranks", "--threads", 2)
+    check_side(result["ranks"])
+    assert result["memory_ratio"] < 0.8, "two processes, but the memory of one"
+
+
+def test_without_mpiexec_the_comparison_says_so(run, model, monkeypatch):
+    monkeypatch.setattr("lorabook.bench.job.shutil.which", lambda *_, **__: None)
+    code, _, err = run("bench", "step", "--model", model, *OPTIONS, "--vs", "ranks")
+    assert code == 2
+    assert "pip install 'lorabook[mpi]'" in err
+
+
 @pytest.mark.skipif(not PEFT, reason="needs PEFT")
 def test_inference_beside_torch(run_json):
     result = run_json("forward", "--vs", "peft")
@@ -372,6 +386,7 @@ def test_a_larger_model_has_a_batch_of_its_own(monkeypatch):
         ("step", ["--out", "numbers.txt"], "--out must be a file whose name ends in .csv; got numbers.txt"),
         ("step", ["--jobs", "2"], "bench step has no option --jobs"),
         ("forward", ["--vs", "full"], "--vs full is for bench step"),
+        ("forward", ["--vs", "ranks"], "--vs ranks is for bench step"),
         ("forward", ["--scaling"], "bench forward has no option --scaling"),
         ("gemm", ["--vs", "peft"], "bench gemm has no option --vs"),
         ("sweep", [], "bench sweep has no option --batch-size"),

@@ -1,6 +1,5 @@
 """Data parallel training over MPI ranks, as a user starts it: mpiexec, several processes, one result."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -12,22 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from checks import tiny_bert, write_bert
+from checks import MPIEXEC, on_ranks, tiny_bert, write_bert
 from threadpoolctl import threadpool_limits
 
 from lorabook import cli
 from lorabook.tables import read_csv
-
-MPIEXEC = shutil.which("mpiexec", path=Path(sys.executable).parent)
-MISSING = MPIEXEC is None or importlib.util.find_spec("mpi4py") is None
-
-
-def on_ranks(test):
-    """Mark a test that starts several processes."""
-    return pytest.mark.mpi(
-        pytest.mark.skipif(MISSING, reason="ranks need the extra mpi: pip install -e '.[mpi]'")(test)
-    )
-
 
 PYTHON = [sys.executable, "-m", "mpi4py"]
 FILES = {"adapter_config.json", "adapter_model.safetensors", "lorabook.json", "history.csv", "checkpoint.safetensors"}

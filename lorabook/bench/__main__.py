@@ -7,6 +7,7 @@ import time
 from ..errors import InputError
 from .case import Case
 from .gemm import Gemm
+from .job import heard
 from .ours import full, lora
 from .theirs import peft
 
@@ -35,9 +36,25 @@ class Timed:
         return self.device.peak_mb(self.once)
 
 
+class Together(Timed):
+    """Timed on the ranks of an MPI job, one thread each."""
+
+    def __init__(self, case):
+        from ..ranks import Ranks
+
+        ranks = Ranks(1).__enter__()  # for as long as the process lives
+        super().__init__(*lora(case, ranks))
+        self.job = ranks.job
+
+    def peak(self):
+        """Peak memory in MB, of all ranks together."""
+        return sum(self.job.exchange(super().peak()))
+
+
 SIDES = {
     "lorabook": lambda case: Timed(*lora(case)),
     "full": lambda case: Timed(*full(case)),
+    "ranks": Together,
     "peft": lambda case: Timed(*peft(case)),
     "gemm": Gemm,
 }
@@ -46,6 +63,8 @@ SIDES = {
 def serve(name, case, questions, answers):
     """Answer each line [method, *arguments] by a line of JSON; "ready" by null once the side is built."""
     side = SIDES[name](case)
+    if name == "ranks":  # all hear, one answers
+        questions, answers = heard(side.job, questions), answers if side.job.first else sys.stdout
     for line in questions:
         method, *arguments = json.loads(line)
         answer = None if method == "ready" else getattr(side, method)(*arguments)

@@ -12,12 +12,13 @@ from .case import LABELS, RANDOM
 from .devices import CupyDevice, Host
 
 
-def lora(case):
-    """(once, device) of the LoRA side."""
+def lora(case, workers=None):
+    """(once, device) of the LoRA side. workers: share a step's work; default: the case's threads."""
     model = network(case)
     targets = {"target_modules": case.target_modules, "modules_to_save": ("classifier",)}
     inject(model, LoRAConfig(r=case.r, lora_alpha=16, **targets), case.seed)
-    return (_forward if case.what == "forward" else _step)(case, model), _device(case)
+    once = _forward(case, model) if case.what == "forward" else _step(case, model, workers)
+    return once, _device(case)
 
 
 def full(case):
@@ -25,10 +26,10 @@ def full(case):
     return _step(case, network(case)), _device(case)
 
 
-def _step(case, model):
+def _step(case, model, workers=None):
     ids, labels = _batch(case, model)
     optimizer, params = AdamW(1e-3), model.trainable_params()
-    workers = _workers(case)
+    workers = workers or _workers(case)
 
     def step():
         _, grads = workers.loss_and_grad(model, ids, labels)  # as `train` does

@@ -20,16 +20,17 @@ from tqdm import tqdm
 from ..errors import InputError
 from .case import Case
 from .gemm import PAUSE
+from .job import mpiexec
 from .machine import machine, versions
 from .products import chosen, products
 
-METHODS = {"lorabook": "lora", "peft": "lora", "full": "full"}  # a side: what it computes
+METHODS = {"lorabook": "lora", "ranks": "lora", "peft": "lora", "full": "full"}  # a side: what it computes
 WARMUP = 3
 TURN, MOST = 0.2, 20  # a turn: as many steps as take about TURN seconds, at most MOST
 
 
 def compare(case, runs=15, vs=None, progress=False):
-    """Time and peak memory of our side and of `vs` ("peft", "full" or None), and the ceiling: one dict.
+    """Time and peak memory of our side and of `vs` ("peft", "full", "ranks" or None), and the ceiling: one dict.
 
     {the case's fields, runs, vs, adapted, machine, versions, gemm, gemm_seconds, gemm_share, time_ratio, memory_ratio,
     lorabook: {median, min, peak_mb, gemm_seconds, gemm_share}, vs: likewise}. Seconds are of one step; gemm: medians
@@ -112,10 +113,19 @@ class Side:
     """A process that runs one side: a context manager, so that it ends whatever happens here."""
 
     def __init__(self, name, case):
-        self.name = name
-        threads = {f"{library}_NUM_THREADS": str(case.threads) for library in ("OPENBLAS", "OMP", "MKL")}
+        self.name, ranks = name, name == "ranks"  # as many as the other side has threads
+        threads = {
+            f"{library}_NUM_THREADS": str(1 if ranks else case.threads) for library in ("OPENBLAS", "OMP", "MKL")
+        }
         self.env = os.environ | threads | {"CUPY_TF32": str(int(case.tf32))}
-        self.command = [sys.executable, "-m", __package__, name, json.dumps(asdict(case))]
+        self.command = [
+            *(mpiexec(case.threads) if ranks else []),
+            sys.executable,
+            "-m",
+            __package__,
+            name,
+            json.dumps(asdict(case)),
+        ]
 
     def __enter__(self):
         self.errors = tempfile.TemporaryFile("w+")  # a pipe that nobody empties would stop the other end

@@ -40,7 +40,11 @@ def add_arguments(parser):
     option("threads", "threads of each side (default: 2)", type=int, metavar="N")
     option("tf32", "both sides multiply in TF32 (cupy only)", action="store_true")
     option("runs", "turns that count (default: 15; gemm 5, sweep 3)", type=int, metavar="N")
-    option("vs", "the other side of step or forward; peft needs the extra `oracle`", choices=["peft", "full"])
+    option(
+        "vs",
+        "the other side of step or forward; peft needs the extra `oracle`, ranks (as many as threads) the extra `mpi`",
+        choices=["peft", "full", "ranks"],
+    )
     option("scaling", "step: how it grows with batch, sequence, rank and adapted matrices", action="store_true")
     option("jobs", "sweep: processes to compare with one; -1: one per core (default)", type=jobs_or_all, metavar="N")
     option("ranks", "sweep: as of `lorabook sweep`", type=int, nargs="+", metavar="R")
@@ -91,7 +95,7 @@ def _case(args, options):
 
 # ---- step and forward ------------------------------------------------------------------------------------------------
 
-LABELS = {"lorabook": "lorabook", "full": "lorabook, full", "peft": "PEFT"}
+LABELS = {"lorabook": "lorabook", "ranks": "MPI ranks", "full": "lorabook, full", "peft": "PEFT"}
 WAYS = {"one": "1 thread", "blas": "BLAS", "shards": "shards", "device": "GPU"}
 
 
@@ -101,8 +105,10 @@ def _step(args, options):
     from ..bench.turns import rows
 
     case = _case(args, options)
-    if case.what == "forward" and options["vs"] == "full":
-        raise InputError("--vs full is for bench step: merged, the two are the same network")
+    if case.what == "forward" and options["vs"] in ("full", "ranks"):
+        raise InputError(f"--vs {options['vs']} is for bench step: merged, the two sides compute the same")
+    if case.backend != "numpy" and options["vs"] == "ranks":
+        raise InputError("--vs ranks is about processors; pass --backend numpy")
     if options.get("scaling"):
         tidy = scaling(case, options["runs"], options["vs"], progress=True)
         return {"rows": tidy}, tidy, f"{_title(case, tidy[0])}\n\n{_scaling_table(tidy)}"
