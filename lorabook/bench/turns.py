@@ -113,19 +113,12 @@ class Side:
     """A process that runs one side: a context manager, so that it ends whatever happens here."""
 
     def __init__(self, name, case):
-        self.name, ranks = name, name == "ranks"  # as many as the other side has threads
-        threads = {
-            f"{library}_NUM_THREADS": str(1 if ranks else case.threads) for library in ("OPENBLAS", "OMP", "MKL")
-        }
+        self.name, start, threads = name, [], case.threads
+        if name == "ranks":  # as many as the other side has threads, with one each
+            start, threads = mpiexec(case.threads), 1
+        threads = {f"{library}_NUM_THREADS": str(threads) for library in ("OPENBLAS", "OMP", "MKL")}
         self.env = os.environ | threads | {"CUPY_TF32": str(int(case.tf32))}
-        self.command = [
-            *(mpiexec(case.threads) if ranks else []),
-            sys.executable,
-            "-m",
-            __package__,
-            name,
-            json.dumps(asdict(case)),
-        ]
+        self.command = [*start, sys.executable, "-m", __package__, name, json.dumps(asdict(case))]
 
     def __enter__(self):
         self.errors = tempfile.TemporaryFile("w+")  # a pipe that nobody empties would stop the other end
