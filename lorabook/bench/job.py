@@ -20,10 +20,11 @@ def mpiexec(n):
 
 def heard(job, questions):
     """The lines that the first rank of an `mpi.Job` reads, on all its ranks."""
-    questions = iter(questions)
+    questions, pause = iter(questions), job.pause
     while True:
         job.pause = IDLE
         question = job.exchange(next(questions, "") if job.first else None)[0]
+        job.pause = pause
         if not question:
             return
         yield question
