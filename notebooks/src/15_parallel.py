@@ -187,20 +187,20 @@ WAYS = {
     f"shards, {p} workers": (in_shards, p),
 }
 times = {name: [] for name in WAYS}
-for _ in range(7):  # in turn, so that a busy moment of the machine hits all of them
+for _ in range(5):  # in turn, so that a busy moment of the machine hits all of them
     for name, way in WAYS.items():
         times[name].append(seconds(*way))
 median = {name: statistics.median(values) for name, values in times.items()}
 base = median["whole batch, 1 BLAS thread"]
-columns = {"one step, medians of 7": str, "of the time": lambda name: f"{median[name] / base:.2f}"}
+columns = {"one step, medians of 5": str, "of the time": lambda name: f"{median[name] / base:.2f}"}
 print(format_table(list(WAYS), columns | {"faster by": lambda name: f"{base / median[name]:.2f}"}))
 f = median["the products with W alone, 1 thread"] / base
 print(f"\nf = {f:.2f}: with {p} BLAS threads at most {1 / (1 - f + f / p):.2f} times as fast")
 print("Only ratios mean anything, and only if the cores had nothing else to do.")
 
 # %% [markdown]
-# Where the cores are free, `shards, 2 workers` is ahead of `2 BLAS threads`. `lorabook bench step` measures the step
-# in processes of its own, and `lorabook bench gemm` the products of both ways.
+# Shards should be ahead, for they share out more. If they are not, the cores had other work, or there is only one.
+# `lorabook bench step` measures a step in a process of its own, and `lorabook bench gemm` the products in both ways.
 #
 # ## Which contraction order?
 #
@@ -273,8 +273,8 @@ for axes, shape in zip(panels, MATRICES, strict=True):
     axes.set_xticks(ROWS, [str(n) for n in ROWS])
     axes.set(xlabel="rows N", title=f"d_in = {shape[0]}, d_out = {shape[1]}, r = {r}")
     axes.annotate("N*", (star[shape], 0.03), (4, 0), xycoords=("data", "axes fraction"), textcoords="offset points")
-    axes.text(0.97, 0.92, "measured", color="#D55E00", ha="right", transform=axes.transAxes)
-    axes.text(0.97, 0.84, "by FLOPs", color="#0072B2", ha="right", transform=axes.transAxes)
+    axes.text(0.97, 0.16, "measured", color="#D55E00", ha="right", transform=axes.transAxes)
+    axes.text(0.97, 0.08, "by FLOPs", color="#0072B2", ha="right", transform=axes.transAxes)
 panels[0].set_ylabel("factored / merged")
 
 # %% [markdown]
@@ -382,8 +382,7 @@ assert 60 < ratios["MiniLM"] < 75 and 100 < ratios["GPT-2 small"] < 110 and 330 
 # %% [markdown]
 # Full fine-tuning of GPT-2 small exchanges for seconds over such a link, LoRA for hundredths of a second. Whether that
 # is much depends on the step: what remains for computing is `compute / (compute + exchange)`. For Llama-7B the exchange
-# of full fine-tuning takes minutes a step, that of LoRA about as long as one second of computing. Two remarks for
-# honesty:
+# takes minutes a step, with LoRA about a second. Two remarks for honesty:
 #
 # * LoRA does not make the *computing* much cheaper (chapter 03: two of three products remain). It is the exchange that
 #   nearly vanishes, and with it the need for a fast network.
@@ -463,8 +462,8 @@ for width in weights:
     print(f"x (512, 384) times W^T (384, {width:4}): {rate[width] / rate[384]:.2f} of the rate at width 384")
 
 # %% [markdown]
-# BLAS is at its full speed at width 384 already, up to a few per cent, for a shard of 512 tokens (`lorabook bench gemm`
-# shows the same for all shapes of a step). Stacking cannot gain more than that on these products, and it costs:
+# The ratio at width 1152 is all that stacking could gain, and only on these three products. On an idle machine it is a
+# few per cent (`lorabook bench gemm` measures all shapes of a step, width 384 and 1536 among them). And stacking costs:
 # adapters on query and value but not on key, `W + s B A` inside a slice, and a checkpoint with other names. So the
 # three stay apart.
 #
