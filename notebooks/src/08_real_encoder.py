@@ -216,12 +216,16 @@ print(f"between the seeds of one line: up to {100 * widest:.1f} points")
 # The paper's reading: **spread the budget**. Query and key alone do badly, value and output better, and two or four
 # matrices at a lower rank are as good as or better than one at a higher rank.
 #
-# <!-- RESULT 2: adapt to the CSV: what agrees, what differs, what is within the seeds' spread -->
-# On the reviews ...
+# On the reviews the order is the same, and clearer: all four matrices at rank 2 are first, query and value next; the
+# query alone is last, and query and key together do not help much. From the first to the last it is several times as
+# far as in the paper, because half an epoch is short, and the setting that learns slowly is caught on the way. Output
+# or value alone come within a point or two of query and value, which is less than some lines spread between seeds.
 
 # %%
-assert max(matrices, key=matrices.get) in (ALL, "query value")  # RESULT 2: adapt
-assert min(matrices, key=matrices.get) in ("query", "key", "query key")
+order = sorted(matrices, key=matrices.get)
+assert order[-2:] == ["query value", ALL] and order[0] == "query" and set(order[:3]) == {"query", "key", "query key"}
+assert max(matrices.values()) - min(matrices.values()) > 0.05
+assert all(0 < matrices["query value"] - matrices[one] < 0.025 for one in ("value", "attention.output.dense"))
 
 # %% [markdown]
 # ## Which rank? (Table 6)
@@ -259,13 +263,20 @@ for targets in PAPER:
 # The paper's reading: **a very small rank suffices**. On WikiSQL, rank 1 on query and value is within 0.4 points of the
 # best rank, and rank 64 is no better than rank 8; with the query alone rank 1 loses 1.7 points.
 #
-# <!-- RESULT 3: adapt to the CSV -->
-# On the reviews ...
+# On the reviews, too, the rank matters less than the matrices: rank 1 on all four is ahead of rank 64 on the query,
+# with a fifteenth of the numbers. From rank 8 on nothing is gained that the seeds do not outweigh. But rank 1 does cost
+# here: one to two points where several matrices have it, more with the query alone. In the recipe above, four times as
+# long, half a point was left of that. So a small rank suffices, and learns a little more slowly.
 
 # %%
 paper = PAPER["query value"]
 assert round(max(paper) - paper[0], 1) == 0.4 and paper[-1] <= paper[3] and round(max(PAPER["query"]) - 68.8, 1) == 1.7
-assert by_rank[ALL, 1] > by_rank["query", 1]  # RESULT 3: adapt
+numbers = {(row["targets"], row["r"]): row["params"] for row in rows}
+assert by_rank[ALL, 1] > by_rank["query", 64] and round(numbers["query", 64] / numbers[ALL, 1]) == 15
+assert all(by_rank[targets, 64] - by_rank[targets, 8] < 0.01 for targets in PAPER)
+behind = {targets: max(by_rank[targets, r] for r in reviews.RANKS) - by_rank[targets, 1] for targets in PAPER}
+assert 0.005 < behind["query value"] < 0.02 and 0.01 < behind[ALL] < 0.025 < behind["query"]
+assert 0.003 < accuracy["lora", 8] - accuracy["lora", 1] < 0.008
 
 # %% [markdown]
 # ## Do two trainings find the same directions? (Figures 3 and 4)
@@ -478,12 +489,13 @@ for path, layer in list(adapters(model).items())[6:8]:
 # %% [markdown]
 # ## What to remember
 #
-# <!-- RESULT 8: adapt to the CSV -->
 # * On a real encoder LoRA with a fraction of a percent of the numbers comes close to full fine-tuning. The head alone
 #   does not.
-# * **As in the paper:** ... a very small rank suffices; the first direction is shared beyond chance; the update
-#   amplifies what the weight does not emphasise, and more so at low rank.
-# * **Not as in the paper:** ...
+# * **As in the paper:** spread the budget over several matrices, value and output before query and key; a very small
+#   rank nearly suffices; the first direction is shared beyond chance, in the value matrix more than in the query; the
+#   update does not repeat the first directions of the weight, and is larger beside it the lower the rank.
+# * **Not as in the paper:** rank 1 costs something, at least in a short training; layers differ in what they share;
+#   the amplification is smaller, and what of the weight lies in the update's directions is hardly more than chance.
 # * LoRA's update is large and concentrated. The full one is small, and broad except in the last layers. Low ranks leave
 #   intruder dimensions among the first singular vectors, full fine-tuning does not.
 # * Differences to the paper's setting: 23 million parameters instead of 175 billion, sentence classification, half an
