@@ -450,8 +450,8 @@ assert all(step.seconds(1).sum() < len(step.parts) * LAUNCH < step.seconds(1024)
 
 # %% [markdown]
 # Read it so: left of where a blue line crosses the black one, a larger batch costs nothing, and neither TF32 nor a
-# faster GPU helps; only fewer launches do. Right of it the device is busy, and there the number of launches does not
-# matter. A small model on a small batch may well be faster on the CPU. A wide one is compute-bound from few texts on.
+# faster GPU helps; only fewer launches do. Right of it the device is busy, and the number of launches does not matter.
+# The wider model gets there with fewer texts. A small model on a small batch may well be faster on the CPU.
 #
 # ## Pitfalls
 #
