@@ -53,9 +53,8 @@ rng = np.random.default_rng(0)
 # the loss. (Where labels are missing, the mean is over the labels that count, and so are the `n_k`: exercise 1.)
 
 # %%
-for name in ("shards", "loss_and_grad"):
-    if hasattr(Workers, name):
-        print(inspect.getsource(getattr(Workers, name)))
+print(inspect.getsource(Workers.shards))
+print(inspect.getsource(Workers.loss_and_grad))
 
 # %% [markdown]
 # A small BERT with random weights, LoRA on all six matrices of a block, and 32 texts of 64 tokens:

@@ -438,8 +438,9 @@ for axes, (name, step) in zip(panels, steps.items(), strict=True):
     for tf32, color, label in ((False, "#0072B2", "device, float32"), (True, "#56B4E9", "device, TF32")):
         device = np.array([step.seconds(B, tf32).sum() for B in sizes])
         axes.plot(sizes, 1e3 * device, color=color)
-        axes.annotate(label, (sizes[-1], 1e3 * device[-1]), (0, -14 if tf32 else 6),
-                      textcoords="offset points", color=color, ha="right")  # fmt: skip
+        at, where, ha = (sizes[6], (8, -12), "left") if tf32 else (sizes[-1], (0, 6), "right")  # clear of the lines
+        y = 1e3 * step.seconds(at, tf32).sum()
+        axes.annotate(label, (at, y), where, textcoords="offset points", color=color, ha=ha)
         bound = next((B for B in range(1, 4096) if step.seconds(B, tf32).sum() > host), None)
         print(f"{name:15} {label:16} launch-bound below B = {bound} texts of 128 tokens")
     axes.set_xscale("log", base=2)
@@ -450,8 +451,8 @@ assert all(step.seconds(1).sum() < len(step.parts) * LAUNCH < step.seconds(1024)
 
 # %% [markdown]
 # Read it so: left of where a blue line crosses the black one, a larger batch costs nothing, and neither TF32 nor a
-# faster GPU helps; only fewer launches do. Right of it the device is busy, and there the number of launches does not
-# matter. A small model on a small batch may well be faster on the CPU. A wide one is compute-bound from few texts on.
+# faster GPU helps; only fewer launches do. Right of it the device is busy, and the number of launches does not matter.
+# The wider model gets there with fewer texts. A small model on a small batch may well be faster on the CPU.
 #
 # ## Pitfalls
 #
