@@ -141,7 +141,7 @@ def grad_norm(grads):
     """
     with np.errstate(over="ignore", invalid="ignore"):  # reported below, by name
         squares = {name: array_namespace(g).sum(g * g) for name, g in sorted(grads.items())}
-        total = float(sum(squares.values()))  # the one moment at which the host waits for a GPU
+        total = float(sum(squares.values()))  # here the host waits for a GPU
     if not math.isfinite(total):
         for name, square in squares.items():
             if not math.isfinite(float(square)):
