@@ -265,8 +265,8 @@ for targets in PAPER:
 #
 # On the reviews, too, the rank matters less than the matrices: rank 1 on all four is ahead of rank 64 on the query,
 # with a fifteenth of the numbers. From rank 8 on nothing is gained that the seeds do not outweigh. But rank 1 does cost
-# here: one to two points where several matrices have it, more with the query alone. In the recipe above, four times as
-# long, half a point was left of that. So a small rank suffices, and learns a little more slowly.
+# here: one to two points. In the recipe above, four times as long, half a point was left of that. So a small rank
+# suffices, and learns a little more slowly.
 
 # %%
 paper = PAPER["query value"]
@@ -275,7 +275,7 @@ numbers = {(row["targets"], row["r"]): row["params"] for row in rows}
 assert by_rank[ALL, 1] > by_rank["query", 64] and round(numbers["query", 64] / numbers[ALL, 1]) == 15
 assert all(by_rank[targets, 64] - by_rank[targets, 8] < 0.01 for targets in PAPER)
 behind = {targets: max(by_rank[targets, r] for r in reviews.RANKS) - by_rank[targets, 1] for targets in PAPER}
-assert 0.005 < behind["query value"] < 0.02 and 0.01 < behind[ALL] < 0.025 < behind["query"]
+assert all(0.008 < gap < 0.021 for gap in behind.values())
 assert 0.003 < accuracy["lora", 8] - accuracy["lora", 1] < 0.008
 
 # %% [markdown]
