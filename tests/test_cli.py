@@ -173,8 +173,8 @@ def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path, monkeypatch, argv,
 def test_a_cluster_without_dask_is_refused(run, tmp_path, monkeypatch):
     importlib.import_module("lorabook.cluster")  # what joblib knows of Dask is settled by the first import
     monkeypatch.setitem(sys.modules, "distributed", None)
-    for command in ("sweep", "figures"):
-        code, out, err = run(command, "--scheduler", "tcp://localhost:8786", "--out", tmp_path / "s")
+    for command in (["sweep"], ["figures", "rank_vs_error"]):
+        code, out, err = run(*command, "--scheduler", "tcp://localhost:8786", "--out", tmp_path / "s")
         assert (code, out) == (2, "")
         assert "needs distributed" in err and "pip install 'lorabook[dask]'" in err and err.count("\n") == 1
 
