@@ -1,5 +1,7 @@
 """Build the chapters: notebooks/src/NN_name.py (py:percent, what is edited) -> notebooks/NN_name.ipynb (executed)."""
 
+import base64
+import io
 import os
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import jupytext
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from PIL import Image
 
 from .errors import InputError
 from .io import write_atomic
@@ -64,7 +67,17 @@ def build(source, timeout=300):
         client.execute()
     except CellExecutionError as error:
         raise RuntimeError(f"chapter {source.stem} failed:\n{error}") from None
+    shrink_pictures(notebook)
     notebook.metadata["language_info"] = {"name": "python"}  # the exact Python version would differ on every machine
     target(source).parent.mkdir(exist_ok=True)
     write_atomic(target(source), nbformat.writes(notebook) + "\n")
     return target(source)
+
+
+def shrink_pictures(notebook):
+    """Reduce the PNG outputs to 64 colours, in place: a third of the size, and no difference to the eye in a plot."""
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        if png := output.get("data", {}).get("image/png"):
+            picture, small = Image.open(io.BytesIO(base64.b64decode(png))), io.BytesIO()
+            picture.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+            output["data"]["image/png"] = base64.b64encode(small.getvalue()).decode()

@@ -73,7 +73,7 @@ if answer is None:
     print("not answered yet")
 else:
     path = "bert.encoder.layer.3.attention.self.query"
-    W = BertForSequenceClassification.from_pretrained(folder).named_params()[f"{path}.weight"].astype("f8")
+    W = BertForSequenceClassification.from_pretrained(folder, labels=2).named_params()[f"{path}.weight"].astype("f8")
     B, A = np.random.default_rng(0).standard_normal((2, 384, 8))
     for r in (1, 8):
         assert np.isclose(answer(W, B @ A.T, r), subspace.norm_between(W, B @ A.T, r)), "not the norm between them"
@@ -93,7 +93,7 @@ answer = 8
 if answer is None:
     print("not answered yet")
 else:
-    W = BertForSequenceClassification.from_pretrained(folder).named_params()[f"{path}.weight"].astype("f8")
+    W = BertForSequenceClassification.from_pretrained(folder, labels=2).named_params()[f"{path}.weight"].astype("f8")
     B, A = np.random.default_rng(0).standard_normal((2, 384, 8))
     for t in (0.001, 0.003, 0.01, 0.1, 1):
         print(f"t = {t:5}: {len(subspace.intruder_dimensions(W, t * B @ A.T))} intruders")
