@@ -74,10 +74,6 @@ def _step_time(jobs, progress, runs):
     return series.step_time(progress=progress)
 
 
-def _step_scaling(jobs, progress, runs):
-    return series.scaling(Case(), vs="peft", progress=progress)
-
-
 def _plot_rank_vs_error(rows):
     return plotting.rank_vs_error(rows, digits_title())
 
@@ -93,8 +89,7 @@ FIGURES = {
     "reviews_amplification": Figure(review_directions.amplifications, plotting_reviews.amplifications),
     "reviews_spectrum": Figure(review_directions.spectra, plotting_reviews.spectra),
     "reviews_intruders": Figure(review_directions.intruders, plotting_reviews.intruders),
-    "step_time": Figure(_step_time, plotting_bench.step_time),  # these two need PEFT
-    "step_scaling": Figure(_step_scaling, plotting_bench.step_scaling),
+    "step_time": Figure(_step_time, plotting_bench.step_time),  # needs PEFT
 }
 
 

@@ -64,6 +64,19 @@ def test_figures_of_the_encoder():
     assert len({row["seed"] for row in rows}) == 3
 
 
+def test_figures_of_the_step():
+    rows = [r for r in read_csv(ROOT / "figures" / "data" / "step_time.csv") if r["side"] == "lorabook"]
+    time, memory = ([f"{row[ratio]:.2f}" for row in rows] for ratio in ("time_ratio", "memory_ratio"))
+    text = " ".join(TEXT.split())
+    assert f"it takes {time[0]} times PEFT's time and {memory[0]} of its memory" in text
+    assert (
+        f"alone {time[1]}, with 32 x 32 tokens {time[2]}, with one text of 32 tokens {time[3]}; inference {time[4]}"
+        in text
+    )
+    assert f"memory {min(memory)} to {max(memory)}" in text
+    assert round(rows[0]["gemm_share"], 1) == 0.5  # "half of what the machine's matrix products allow"
+
+
 def test_number_of_mutants():
     from test_mutants import CASES
 
