@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from . import plotting, plotting_bench, plotting_reviews, review_directions, reviews
-from .bench import Case, series
+from .bench import series
 from .bounds import bound_sweep
 from .data import SHIFTS, csv_task, digits
 from .errors import InputError
