@@ -9,8 +9,8 @@ of the shards, and hands the sums to all. That is bit for bit the sum of one pro
     rank k receives (s - s_k + p - 1) c numbers,        all ranks together (p - 1) (s + p) c,
 
 where s_k is the rank's own number of shards. The least that an all-reduce of n numbers can do is 2 (p - 1) n together
-(Patarasu and Yuan 2009, J. Parallel Distrib. Comput. 69, 117): as much with one shard a rank, by (s / p + 1) / 2 less
-with more of them.
+(Patarasu and Yuan 2009, J. Parallel Distrib. Comput. 69, 117). With one shard a rank, that is what is received here;
+with s / p shards a rank, (s / p + 1) / 2 times as much.
 """
 
 import itertools

@@ -141,7 +141,7 @@ def _folder(args):
 def _traffic(traffic):
     mean = {name: traffic[name] / max(1, traffic["steps"]) for name in ("shards", "bytes", "all_reduce", "full")}
     return (
-        f"Received a step by all {traffic['ranks']} ranks together (threads a rank: {traffic['threads']}):\n"
+        f"Received in a step, by {traffic['ranks']} ranks together (threads of each: {traffic['threads']}):\n"
         f"{mean['bytes']:>15,.0f} bytes, counted; a batch had {mean['shards']:.1f} shards\n"
         f"{mean['all_reduce']:>15,.0f} bytes, the least that an all-reduce of these gradients needs\n"
         f"{mean['full']:>15,.0f} bytes, the same for full fine-tuning"
