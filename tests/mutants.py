@@ -474,12 +474,16 @@ MUTANTS = {
             ("rows, not tokens", "small = x.shape[0], tokens(x)", "small = x.shape[0], x.shape[0]"),
         ],
         "parallel:tokens": [
-            ("features counted", 'if array_namespace(x).isdtype(x.dtype, "integral") else x.shape[0]', ""),
-            ("texts counted", 'math.prod(x.shape) if array_namespace(x).isdtype(x.dtype, "integral") else', ""),
+            ("features counted", "if are_ids(x) else x.shape[0]", ""),
+            ("texts counted", "math.prod(x.shape) if are_ids(x) else", ""),
         ],
         "parallel:Workers.loss_and_grad": [
             ("gradients as of a batch each", "rng, share)", "rng)"),
-            ("share of the first shard", "(shard.stop - shard.start) /", "(shards[0].stop - shards[0].start) /"),
+            ("share of the first shard", "share = count /", "share = counts[0] /"),
+            ("as many count in every shard", "share = count / sum(counts)", "share = 1 / len(counts)"),
+            ("nothing is left to BLAS", "self.n if few else 1", "1"),
+            ("everything is left to BLAS", "self.n if few else 1", "self.n"),
+            ("features are left to BLAS", " and are_ids(x)", ""),
             ("losses added, not averaged", "return share * loss", "return loss"),
             ("loss of the last shard", "loss + shard_loss", "shard_loss"),
             ("gradients of the last shard", "add_grads(grads, shard_grads)", "shard_grads"),
@@ -496,7 +500,7 @@ MUTANTS = {
             ("one after another", "if self._pool is None:", "if True:"),
         ],
         "parallel:Workers.__enter__": [
-            ("BLAS as before", 'threadpool_limits(1, "blas"))', 'threadpool_limits(None, "blas"))'),
+            ("BLAS as before", "self._blas.limit(limits=1)", "self._blas.limit(limits=None)"),
         ],
         "parallel:Workers.__exit__": [
             ("BLAS and threads stay", "self._stack.close()", "pass"),
@@ -505,8 +509,13 @@ MUTANTS = {
             ("True is a number", "isinstance(n, bool) or", ""),
             ("no workers", "n < 1", "n < 0"),
         ],
+        "models.classifier:Classifier.count": [
+            ("every label", "target >= 0", "target >= -100"),
+            ("values as labels", 'if self.loss != "cross_entropy"', "if False"),
+            ("labels as values", 'if self.loss != "cross_entropy"', "if True"),
+        ],
         "jobs:evaluate": [
-            ("mean of the batches' means", "return len(y), *model", "return 1, *model"),
+            ("mean of the batches' means", "return np.count_nonzero(y >= 0), *model", "return 1, *model"),
             (
                 "updates formed for every batch",
                 "shared_weights(model, sum(tokens(x) for x, _ in test)",

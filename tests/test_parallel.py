@@ -142,8 +142,11 @@ def test_the_error_state_of_numpy_reaches_the_threads(n):
             list(team.map(np.exp, arrays))
 
 
+BLAS = {library["filepath"] for library in threadpool_info() if library["user_api"] == "blas"}  # SciPy brings another
+
+
 def blas_threads():
-    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+    return {library["num_threads"] for library in threadpool_info() if library["filepath"] in BLAS}
 
 
 @WORKERS
@@ -172,6 +175,33 @@ def test_every_thread_limits_its_blas(monkeypatch):
         threads = set(team.map(lambda _: threading.get_ident(), range(4)))
     assert {(thread, 1, "blas") for thread in threads} <= set(limited)
     assert threading.get_ident() not in threads
+
+
+@pytest.mark.parametrize(("rows", "inside"), [(28, 3), (29, 1)])
+def test_a_batch_of_texts_that_is_not_cut_leaves_the_sharing_to_blas(rows, inside):
+    model, (x, y), seen = made("all matrices"), texts(rows), []
+    assert (len(cut(x)) == 1) == (inside == 3)
+    model.backward = lambda *args, **options: (
+        seen.append(blas_threads()) or type(model).backward(model, *args, **options)
+    )
+    with threadpool_limits(2, "blas"):
+        with Workers(3) as team:
+            team.loss_and_grad(model, x, y)
+            assert blas_threads() == {1}
+            with pytest.raises(InputError, match="ids must be"):
+                team.loss_and_grad(model, x + 12, y)
+            assert blas_threads() == {1}
+        assert blas_threads() == {2}
+    assert all(threads == {inside} for threads in seen) and len(seen) == len(cut(x))
+
+
+def test_features_are_never_left_to_blas(rng):
+    model, seen = lora_mlp(rng), []
+    model.backward = lambda *args, **options: (
+        seen.append(blas_threads()) or type(model).backward(model, *args, **options)
+    )
+    step(3, model, rng.standard_normal((9, 5)), rng.integers(0, 7, 9))
+    assert seen == [{1}]
 
 
 def test_one_worker_a_core(monkeypatch):
@@ -290,11 +320,20 @@ def test_without_dropout_a_generator_changes_nothing():
     assert_same_step(step(2, model, x, y, seed=5), step(2, model, x, y))
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "mean_squared_error"])
-def test_rows_of_features(rng, loss):
-    model, x = lora_mlp(rng), rng.standard_normal((601, 5))
-    model.loss = loss
-    y = rng.integers(0, 7, 601) if loss == "cross_entropy" else rng.standard_normal((601, 7))
+TARGETS = {
+    "labels": lambda rng: rng.integers(0, 7, 601),
+    "labels, few of which count": lambda rng: np.where(
+        rng.random(601) < np.linspace(0, 1, 601), rng.integers(0, 7), -100
+    ),
+    "values": lambda rng: rng.standard_normal((601, 7)),
+    "whole numbers": lambda rng: np.where(rng.random((601, 7)) < np.linspace(0, 1, 601)[:, None], 2, -3),
+}
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+def test_rows_of_features(rng, kind):
+    model, x, y = lora_mlp(rng), rng.standard_normal((601, 5)), TARGETS[kind](rng)
+    model.loss = "cross_entropy" if "labels" in kind else "mean_squared_error"
     assert [s.stop - s.start for s in cut(x)] == [300, 301]
     assert_close_step(step(2, model, x, y), model.loss_and_grad(x, y))
 
