@@ -488,7 +488,7 @@ MUTANTS = {
             ("loss of the last shard", "loss + shard_loss", "shard_loss"),
             ("gradients of the last shard", "add_grads(grads, shard_grads)", "shard_grads"),
             ("gradients of the first shard", "add_grads(grads, shard_grads)", "grads or shard_grads"),
-            ("labels of the first rows", "y[shard, ...]", "y[: shard.stop - shard.start, ...]"),
+            ("labels of the first rows", "y[shard, ...], rng", "y[: shard.stop - shard.start, ...], rng"),
             ("dropout never drawn", "[None] * len(shards) if rng is None else", "[None] * len(shards) if True else"),
             ("one dropout for every shard", "rng.spawn(len(shards))", "[rng] * len(shards)"),
             ("updates formed by every shard", "shared_weights(model, tokens(x), self.map)", "contextlib.nullcontext()"),
