@@ -477,23 +477,30 @@ MUTANTS = {
             ("features counted", "if are_ids(x) else x.shape[0]", ""),
             ("texts counted", "math.prod(x.shape) if are_ids(x) else", ""),
         ],
-        "parallel:Workers.loss_and_grad": [
+        "parallel:Workers.shards": [
             ("gradients as of a batch each", "rng, share)", "rng)"),
             ("share of the first shard", "share = count /", "share = counts[0] /"),
             ("as many count in every shard", "share = count / sum(counts)", "share = 1 / len(counts)"),
-            ("nothing is left to BLAS", "self.n if few else 1", "1"),
-            ("everything is left to BLAS", "self.n if few else 1", "self.n"),
-            ("features are left to BLAS", " and are_ids(x)", ""),
+            ("share of the part", "share = count / sum(counts)", "share = count / sum(counts[part])"),
             ("losses added, not averaged", "return share * loss", "return loss"),
-            ("loss of the last shard", "loss + shard_loss", "shard_loss"),
-            ("gradients of the last shard", "add_grads(grads, shard_grads)", "shard_grads"),
-            ("gradients of the first shard", "add_grads(grads, shard_grads)", "grads or shard_grads"),
             ("labels of the first rows", "y[shard, ...], rng", "y[: shard.stop - shard.start, ...], rng"),
             ("dropout never drawn", "[None] * len(shards) if rng is None else", "[None] * len(shards) if True else"),
             ("one dropout for every shard", "rng.spawn(len(shards))", "[rng] * len(shards)"),
+            ("dropout of other shards", "rngs[part]", "rngs[: len(shards[part])]"),
+            ("every part computes all", "shards[part], rngs[part], counts[part]", "shards, rngs, counts"),
             ("updates formed by every shard", "shared_weights(model, tokens(x), self.map)", "contextlib.nullcontext()"),
             ("updates as for one text", "shared_weights(model, tokens(x)", "shared_weights(model, 1"),
+            ("updates formed for no shard", "if shards[part]:", "if True:"),
             ("too many targets pass", "if x.shape[0] != y.shape[0] or", "if x.shape[0] > y.shape[0] or"),
+            ("nothing is left to BLAS", "self.n if few else 1", "1"),
+            ("everything is left to BLAS", "self.n if few else 1", "self.n"),
+            ("features are left to BLAS", " and are_ids(x)", ""),
+            ("what is left to BLAS on another thread", "(map if few else self.map)", "self.map"),
+        ],
+        "parallel:Workers.loss_and_grad": [
+            ("loss of the last shard", "loss + shard_loss", "shard_loss"),
+            ("gradients of the last shard", "add_grads(grads, shard_grads)", "shard_grads"),
+            ("gradients of the first shard", "add_grads(grads, shard_grads)", "grads or shard_grads"),
         ],
         "parallel:Workers.map": [
             ("without the error state", "context.run(function, *a)", "function(*a)"),
@@ -503,7 +510,7 @@ MUTANTS = {
             ("BLAS as before", "self._blas.limit(limits=1)", "self._blas.limit(limits=None)"),
         ],
         "parallel:Workers.__exit__": [
-            ("BLAS and threads stay", "self._stack.close()", "pass"),
+            ("BLAS and threads stay", "self._stack.__exit__(*error)", "pass"),
         ],
         "parallel:Workers.__init__": [
             ("True is a number", "isinstance(n, bool) or", ""),
@@ -515,7 +522,7 @@ MUTANTS = {
             ("labels as values", 'if self.loss != "cross_entropy"', "if True"),
         ],
         "jobs:evaluate": [
-            ("mean of the batches' means", "return np.count_nonzero(y >= 0), *model", "return 1, *model"),
+            ("mean of the batches' means", "return int(np.count_nonzero(y >= 0)), *model", "return 1, *model"),
             (
                 "updates formed for every batch",
                 "shared_weights(model, sum(tokens(x) for x, _ in test)",
