@@ -40,12 +40,6 @@ def tokens(x):
     return math.prod(x.shape) if are_ids(x) else x.shape[0]
 
 
-def how_many_count(y):
-    """What the loss is a mean over: the labels from 0 on; or all rows, where the targets are values."""
-    xp = array_namespace(y)
-    return int(xp.sum(xp.astype(y >= 0, xp.int64))) if xp.isdtype(y.dtype, "integral") else y.shape[0]
-
-
 def cut(x):
     """The slices of a batch's rows: an even number of shards of about 512 tokens, or one for a small batch.
 
@@ -103,7 +97,7 @@ class Workers:
         shards = cut(x)
         few = len(shards) == 1 and are_ids(x)  # a model of texts is large enough for BLAS to share its products
         rngs = [None] * len(shards) if rng is None else rng.spawn(len(shards))
-        counts = [1] if len(shards) == 1 else [how_many_count(y[shard, ...]) for shard in shards]
+        counts = [1] if len(shards) == 1 else [model.count(y[shard, ...]) for shard in shards]
         if not any(counts):
             raise InputError("no label of the batch counts: all are below 0; expected one from 0 on at least")
 

@@ -37,12 +37,12 @@ def train(
 ):
     """Train the trainable parameters in place; returns the history, a list of {step, epoch, loss, lr, grad_norm}.
 
-    model: a Layer with `loss_and_grad(x, y, rng, share)`, as `Classifier` has it. batches: `Batches` or `TextBatches`.
-    seed: drives dropout, by step, so that a run depends on nothing that came before. checkpoint: path of the file
-    written every `checkpoint_every` steps and at the end; with `resume` a run continues from it and ends bit for bit
-    where the uninterrupted run ends. description: a JSON-able dict of what else defines the run, against which a
-    checkpoint is checked. workers: threads that share each step's work, one a core by default, or `Workers` or `Ranks`
-    at work; the result is the same for any number. Of several ranks only the first touches the checkpoint.
+    model: a Layer that is a `Classifier`. batches: `Batches` or `TextBatches`. seed: drives dropout, by step, so that a
+    run depends on nothing that came before. checkpoint: path of the file written every `checkpoint_every` steps and at
+    the end; with `resume` a run continues from it and ends bit for bit where the uninterrupted run ends. description:
+    a JSON-able dict of what else defines the run, against which a checkpoint is checked. workers: threads that share
+    each step's work, one a core by default, or `Workers` or `Ranks` at work; the result is the same for any number. Of
+    several ranks only the first touches the checkpoint.
 
     Raises NonFiniteError, naming the layer, before a NaN or Inf reaches the weights or the optimizer.
     """

@@ -142,8 +142,11 @@ def test_the_error_state_of_numpy_reaches_the_threads(n):
             list(team.map(np.exp, arrays))
 
 
+BLAS = {library["filepath"] for library in threadpool_info() if library["user_api"] == "blas"}  # SciPy brings another
+
+
 def blas_threads():
-    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+    return {library["num_threads"] for library in threadpool_info() if library["filepath"] in BLAS}
 
 
 @WORKERS
@@ -172,6 +175,42 @@ def test_every_thread_limits_its_blas(monkeypatch):
         threads = set(team.map(lambda _: threading.get_ident(), range(4)))
     assert {(thread, 1, "blas") for thread in threads} <= set(limited)
     assert threading.get_ident() not in threads
+
+
+def watched(model):
+    """The list that every backward pass puts into: the threads of BLAS, and whether it runs on the main thread."""
+    seen = []
+
+    def backward(*args, **options):
+        seen.append((blas_threads(), threading.current_thread() is threading.main_thread()))
+        return type(model).backward(model, *args, **options)
+
+    model.backward = backward
+    return seen
+
+
+@pytest.mark.parametrize(("rows", "inside"), [(28, 3), (29, 1)])
+def test_a_batch_of_texts_that_is_not_cut_leaves_the_sharing_to_blas(rows, inside):
+    """It is computed by the thread that asks, whose limit it is that is lifted."""
+    model, (x, y) = made("all matrices"), texts(rows)
+    assert (len(cut(x)) == 1) == (inside == 3)
+    seen = watched(model)
+    with threadpool_limits(2, "blas"):
+        with Workers(3) as team:
+            team.loss_and_grad(model, x, y)
+            assert blas_threads() == {1}
+            with pytest.raises(InputError, match="ids must be"):
+                team.loss_and_grad(model, x + 12, y)
+            assert blas_threads() == {1}
+        assert blas_threads() == {2}
+    assert seen == [({inside}, inside == 3)] * len(cut(x))
+
+
+def test_features_are_never_left_to_blas(rng):
+    model = lora_mlp(rng)
+    seen = watched(model)
+    step(3, model, rng.standard_normal((9, 5)), rng.integers(0, 7, 9))
+    assert seen == [({1}, False)]
 
 
 def test_one_worker_a_core(monkeypatch):
@@ -285,16 +324,37 @@ def test_every_shard_draws_a_dropout_of_its_own(n):
         assert not np.isclose(step(n, model, x, y, seed)[0], got[0], rtol=1e-6)
 
 
+@WORKERS
+@pytest.mark.parametrize("part", [slice(0, 1), slice(1, 3), slice(3, 4), slice(None), slice(2, 2)], ids=str)
+def test_a_part_of_the_shards_is_as_among_all(n, part):
+    model, (x, y) = made("dropout"), texts()
+    with Workers(n) as team:
+        every = list(team.shards(model, x, y, np.random.default_rng(5)))
+        some = list(team.shards(model, x, y, np.random.default_rng(5), part))
+    assert len(every) == 4 and len(some) == len(every[part])
+    for got, want in zip(some, every[part], strict=True):
+        assert_same_step(got, want)
+
+
 def test_without_dropout_a_generator_changes_nothing():
     model, (x, y) = made("all matrices"), texts()
     assert_same_step(step(2, model, x, y, seed=5), step(2, model, x, y))
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "mean_squared_error"])
-def test_rows_of_features(rng, loss):
-    model, x = lora_mlp(rng), rng.standard_normal((601, 5))
-    model.loss = loss
-    y = rng.integers(0, 7, 601) if loss == "cross_entropy" else rng.standard_normal((601, 7))
+TARGETS = {
+    "labels": lambda rng: rng.integers(0, 7, 601),
+    "labels, few of which count": lambda rng: np.where(
+        rng.random(601) < np.linspace(0, 1, 601), rng.integers(0, 7), -100
+    ),
+    "values": lambda rng: rng.standard_normal((601, 7)),
+    "whole numbers": lambda rng: np.where(rng.random((601, 7)) < np.linspace(0, 1, 601)[:, None], 2, -3),
+}
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+def test_rows_of_features(rng, kind):
+    model, x, y = lora_mlp(rng), rng.standard_normal((601, 5)), TARGETS[kind](rng)
+    model.loss = "cross_entropy" if "labels" in kind else "mean_squared_error"
     assert [s.stop - s.start for s in cut(x)] == [300, 301]
     assert_close_step(step(2, model, x, y), model.loss_and_grad(x, y))
 
@@ -397,6 +457,26 @@ def test_a_step_that_does_not_merge_forms_none(kind):
     formed = counted(model)
     step(2, model, x, y, seed=1)
     assert not formed
+
+
+def test_no_part_of_the_shards_forms_none():
+    model, (x, y) = made("all matrices"), texts()
+    formed = counted(model)
+    with Workers(2) as team:
+        assert list(team.shards(model, x, y, part=slice(4, 4))) == []
+        assert not formed
+        assert len(list(team.shards(model, x, y, part=slice(0, 1)))) == 1
+    assert sorted(formed) == sorted(adapters(model))
+
+
+def test_updates_are_dropped_where_the_caller_stops(monkeypatch):
+    model, (x, y) = made("all matrices"), texts()
+    monkeypatch.setattr(parallel, "add_grads", lambda *grads: 1 / 0)
+    with threadpool_limits(2, "blas"):
+        with Workers(2) as team, pytest.raises(ZeroDivisionError):
+            team.loss_and_grad(model, x, y)
+        assert blas_threads() == {2}
+    assert not left_over(model)
 
 
 @WORKERS

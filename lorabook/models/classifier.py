@@ -17,6 +17,13 @@ class Classifier:
         _, grads = self.backward(backward(share, loss_cache), cache, need_dx=False)
         return loss, grads
 
+    def count(self, target):
+        """How many the loss is a mean over: the labels that are not below 0, or all rows of values."""
+        if self.loss != "cross_entropy":
+            return target.shape[0]
+        xp = array_namespace(target)
+        return int(xp.sum(xp.astype(target >= 0, xp.int64)))
+
     def evaluate(self, x, labels):
         """(mean cross entropy in nats, accuracy in 0 .. 1) over the labels (...) that are not below 0, as floats."""
         logits = self.predict(x)
