@@ -92,6 +92,7 @@ class Job:
         except TimeoutError:
             if expected or self.first:
                 print(f"lorabook: rank {self.rank}: {str(error) or name}", file=self._stderr, flush=True)
+            time.sleep(0.5)  # or mpiexec may be gone before it has passed the message on
             self.comm.Abort(code)
 
     def exchange(self, value=None):

@@ -191,7 +191,8 @@ def test_intruders_are_counted_as_in_subspace(runs):
     setting = next(s for s in reviews.which_rank([2]) if s.targets == QV and s.r == 1)
     opened = review_directions.Runs([setting], runs[-1])
     for place, delta in opened.update(setting).items():
-        key = {"method": "lora", "r": 1, "epochs": 1, "seed": 2, "matrix": place.matrix, "layer": place.layer}
+        key = {"method": "lora", "r": 1, "epochs": setting.epochs, "seed": 2}
+        key |= {"matrix": place.matrix, "layer": place.layer}
         (row,) = [row for row in rows if key.items() <= row.items()]
         assert row["intruders"] == len(subspace.intruder_dimensions(opened.base[place], delta))
         assert row["smallest_cosine"] == pytest.approx(subspace.largest_cosines(opened.base[place], delta).min())
