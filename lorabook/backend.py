@@ -70,9 +70,16 @@ def to_numpy(array):
 
 def asarray_like(host, like, dtype=None):
     """The host array on the backend and device of `like`, in `dtype` (default: the dtype of `like`)."""
-    xp = array_namespace(like)
-    device = {} if xp.__name__ == "cupy" else {"device": like.device}
-    return xp.asarray(host, dtype=dtype or like.dtype, **device)
+    return array_namespace(like).asarray(host, dtype=dtype or like.dtype, **_device(like))
+
+
+def empty(shape, like):
+    """Memory for an array of this shape, on the backend and device and in the dtype of `like`."""
+    return array_namespace(like).empty(shape, dtype=like.dtype, **_device(like))
+
+
+def _device(like):
+    return {} if _library(like) == "cupy" else {"device": like.device}
 
 
 def data_like(host, like):
@@ -99,15 +106,16 @@ BLOCK = 1 << 16  # elements: 256 KB in float32, so that what a chain of operatio
 def fuse(function):
     """Make a chain of elementwise operations one pass over memory: `cupy.fuse` on CuPy, cache-sized blocks on NumPy.
 
-    function: one array -> a tuple of arrays of its shape.
+    function: one array x -> a tuple of arrays of its shape. The result takes `overwrite`: x is needed no more, and its
+    memory may serve for the last of them.
     """
     fused = None
 
     @functools.wraps(function)
-    def call(x):
+    def call(x, overwrite=False):
         nonlocal fused
         if _library(x) == "numpy" and x.size > 2 * BLOCK:
-            return _in_blocks(function, x)
+            return _in_blocks(function, x, overwrite and x.flags.c_contiguous)
         if _library(x) != "cupy":
             return function(x)
         if fused is None:
@@ -119,10 +127,11 @@ def fuse(function):
     return call
 
 
-def _in_blocks(function, x):
+def _in_blocks(function, x, overwrite):
     flat = x.reshape(-1)
     first = function(flat[:BLOCK])
-    outputs = tuple(np.empty(flat.shape, y.dtype) for y in first)
+    outputs = [np.empty(flat.shape, y.dtype) for y in (first[:-1] if overwrite else first)]
+    outputs += [flat] * overwrite
     for start in range(0, flat.size, BLOCK):
         stop = start + BLOCK
         for out, y in zip(outputs, function(flat[start:stop]) if start else first, strict=True):
@@ -130,34 +139,36 @@ def _in_blocks(function, x):
     return tuple(out.reshape(x.shape) for out in outputs)
 
 
+# Phi(x) = (1 + tanh(x (c_0 + c_1 x^2 + .. + c_6 x^12))) / 2: least squares in Phi on (0, 5.6], reweighted until the
+# largest error, 3e-8, was the least.
+PHI = (0.797884941, 3.63330844e-2, -3.25947153e-5, -5.53063306e-5, 3.96477597e-6, -1.32266525e-7, 1.75628492e-9)
+
+
 def normal_distribution(x):
     """(Phi(x), Phi'(x)): distribution function and density of the standard normal, elementwise.
 
-    float32 on NumPy: for x > 0, Phi = 1 - Phi' (b1 t + .. + b5 t^5) with t = 1 / (1 + p x), by Abramowitz and Stegun
-    (1964, 26.2.17). Its error is below 4e-7, most of it rounding; with SciPy's erf, GELU would take a fifth of an
-    encoder's training step.
+    float32 on NumPy: Phi by PHI, with an error below 2e-7, most of it rounding; with SciPy's erf, GELU would take a
+    fifth of an encoder's training step.
     """
     xp = array_namespace(x)
     if not (xp is np and x.dtype == np.float32 and x.ndim):
         density = xp.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))
         return 0.5 * (1 + _erf(x * math.sqrt(0.5))), density
-    density = np.square(x)
-    density *= -0.5
-    np.exp(density, out=density)
+    square = np.square(x)
+    cdf = square * PHI[-1]
+    with np.errstate(over="ignore"):  # far out: tanh(inf) = 1
+        for c in PHI[-2:0:-1]:
+            cdf += c
+            cdf *= square
+        cdf += PHI[0]
+        cdf *= x
+    np.tanh(cdf, out=cdf)
+    cdf *= 0.5
+    cdf += 0.5
+    square *= -0.5
+    density = np.exp(square, out=square)
     density *= 1 / math.sqrt(2 * math.pi)
-    t = np.abs(x)
-    t *= 0.2316419
-    t += 1
-    np.reciprocal(t, out=t)
-    tail = t * 1.330274429
-    for coefficient in (-1.821255978, 1.781477937, -0.356563782, 0.319381530):
-        tail += coefficient
-        tail *= t
-    tail *= density  # 1 - Phi(|x|)
-    np.subtract(0.5, tail, out=tail)
-    np.copysign(tail, x, out=tail)
-    tail += 0.5
-    return tail, density
+    return cdf, density
 
 
 def _erf(x):
@@ -175,6 +186,21 @@ def exp_(x):
         x[...] = xp.exp(x)
         return x
     return xp.exp(x, out=x)
+
+
+def contiguous(x):
+    """x, or on NumPy its C-ordered copy: BLAS multiplies small matrices fastest if their rows follow each other."""
+    return np.ascontiguousarray(x) if _library(x) == "numpy" else x
+
+
+def bmm(a, b, out=None):
+    """a @ b of two stacks of small matrices, (..., m, k) and (..., k, n); into `out`, if given."""
+    if _library(a) == "numpy":
+        return np.matmul(a, np.ascontiguousarray(b), out=out)
+    if out is None:
+        return a @ b
+    out[...] = a @ b
+    return out
 
 
 def scatter_add(target, rows, values):

@@ -182,19 +182,23 @@ class LayerNorm(Layer):
 
 
 class Activation(Layer):
-    """Elementwise y = g(x): "relu", "gelu" (erf), "gelu_tanh" or "silu"."""
+    """Elementwise y = g(x): "relu", "gelu" (erf), "gelu_tanh" or "silu".
 
-    def __init__(self, name):
+    overwrite: it stands right behind a linear layer, and before nothing but one. Neither needs the array that it hands
+    over, y or dx, so their memory is used again.
+    """
+
+    def __init__(self, name, overwrite=False):
         super().__init__()
         if name not in F.ACTIVATIONS:
             raise InputError(f"unknown activation {name!r}; expected one of {', '.join(F.ACTIVATIONS)}")
-        self.name = name
+        self.name, self.overwrite = name, overwrite
 
     def forward(self, x, rng=None):
-        return F.ACTIVATIONS[self.name](x)
+        return F.ACTIVATIONS[self.name](x, self.overwrite)
 
     def backward(self, dout, cache, need_dx=True):
-        return (F.activation_backward(dout, cache) if need_dx else None), {}
+        return (F.activation_backward(dout, cache, self.overwrite) if need_dx else None), {}
 
 
 class Softmax(Layer):

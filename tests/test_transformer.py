@@ -7,6 +7,7 @@ import pytest
 from checks import TOLERANCES, assert_close, assert_lives_on, linear, move, run, same_bits
 
 from lorabook import InputError, LoRAConfig, inject
+from lorabook import attention as A
 from lorabook import functional as F
 from lorabook.adapters import adapters
 from lorabook.backend import array_namespace, asarray_like, to_numpy
@@ -23,10 +24,10 @@ SMOOTH = 1e-11
 
 def bias_of(kind, like):
     """The bias of this kind for an input like (B, T, d); None for "none"."""
-    biases = [F.causal_bias(like.shape[1], like)] if "causal" in kind else []
+    biases = [A.causal_bias(like.shape[1], like)] if "causal" in kind else []
     if "padding" in kind:
         mask = asarray_like(MASK[: like.shape[0]], like, dtype=array_namespace(like).bool)
-        biases.append(F.padding_bias(mask, like))
+        biases.append(A.padding_bias(mask, like))
     return sum(biases[1:], start=biases[0]) if biases else None
 
 
@@ -145,7 +146,7 @@ def hidden_tokens(kind):
 def test_attention_is_its_definition(put, rng, kind, heads):
     q, k, v = tokens(rng), tokens(rng), tokens(rng)
     want = reference(q, k, v, heads, hidden_tokens(kind))
-    got, _ = F.attention(put(q), put(k), put(v), heads, bias_of(kind, put(q)))
+    got, _ = A.attention(put(q), put(k), put(v), heads, bias_of(kind, put(q)))
     assert_lives_on(put(q), got)
     assert_close(got, want, 1e-14)
 
@@ -153,14 +154,14 @@ def test_attention_is_its_definition(put, rng, kind, heads):
 @EVERY_BIAS
 def test_attention_backward(rng, kind):
     q, k, v, dout = (tokens(rng) for _ in range(4))
-    _, cache = F.attention(q, k, v, HEADS, bias_of(kind, q))
-    got = F.attention_backward(dout, cache)
+    _, cache = A.attention(q, k, v, HEADS, bias_of(kind, q))
+    got = A.attention_backward(dout, cache)
     parts = [q, k, v]
     for i, grad in enumerate(got):
 
         def loss(value, i=i):
             arrays = [value if j == i else part.astype(complex) for j, part in enumerate(parts)]
-            return np.sum(dout * F.attention(*arrays, HEADS, bias_of(kind, arrays[0]))[0])
+            return np.sum(dout * A.attention(*arrays, HEADS, bias_of(kind, arrays[0]))[0])
 
         assert_close(grad, complex_step(loss, parts[i]), SMOOTH)
 
@@ -168,9 +169,9 @@ def test_attention_backward(rng, kind):
 def test_attention_on_more_queries_than_keys(rng):
     """Not self-attention: other sizes of queries and keys give gradients of the right shapes."""
     q, k, v = rng.standard_normal((B, 4, D)), tokens(rng), tokens(rng)
-    o, cache = F.attention(q, k, v, HEADS)
+    o, cache = A.attention(q, k, v, HEADS)
     assert_close(o, reference(q, k, v, HEADS, np.zeros((B, 4, T), bool)), 1e-14)
-    assert [g.shape for g in F.attention_backward(o, cache)] == [q.shape, k.shape, v.shape]
+    assert [g.shape for g in A.attention_backward(o, cache)] == [q.shape, k.shape, v.shape]
 
 
 def test_biases_are_zero_or_huge(put):
@@ -186,17 +187,17 @@ def test_biases_are_zero_or_huge(put):
 
 def test_a_sequence_of_nothing_but_padding_stays_finite(rng):
     q = tokens(rng).astype("f4")
-    bias = F.padding_bias(np.zeros((B, T), bool), q) + F.causal_bias(T, q)
-    o, cache = F.attention(q, q, q, HEADS, bias)
-    assert all(np.isfinite(a).all() for a in (o, *F.attention_backward(o, cache)))
+    bias = A.padding_bias(np.zeros((B, T), bool), q) + A.causal_bias(T, q)
+    o, cache = A.attention(q, q, q, HEADS, bias)
+    assert all(np.isfinite(a).all() for a in (o, *A.attention_backward(o, cache)))
 
 
 def test_heads_are_views(rng):
     x = tokens(rng)
-    heads = F.split_heads(x, HEADS)
+    heads = A.split_heads(x, HEADS)
     assert heads.shape == (B, HEADS, T, D // HEADS)
     assert np.shares_memory(heads, x)
-    assert same_bits(F.merge_heads(heads), x)
+    assert same_bits(A.merge_heads(heads), x)
 
 
 def test_permuting_heads_permutes_the_output(rng):
@@ -241,7 +242,7 @@ def test_no_token_depends_on_later_ones_when_causal(rng, name):
         y_, _ = layer.forward(other, bias=bias)
         assert same_bits(y_[:, :t], y[:, :t])
         assert not np.allclose(y_[:, t], y[:, t])
-        assert_close(layer.forward(x[:, :t], bias=F.causal_bias(t, x))[0], y[:, :t], 1e-13)
+        assert_close(layer.forward(x[:, :t], bias=A.causal_bias(t, x))[0], y[:, :t], 1e-13)
 
 
 @EVERY_PART
@@ -572,6 +573,6 @@ def test_large_scores_do_not_overflow(rng):
     q = 1e4 * tokens(rng).astype("f4")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        o, cache = F.attention(q, q, q, HEADS, bias_of("causal and padding", q))
-        grads = F.attention_backward(o, cache)
+        o, cache = A.attention(q, q, q, HEADS, bias_of("causal and padding", q))
+        grads = A.attention_backward(o, cache)
     assert all(np.isfinite(a).all() for a in (o, *grads))

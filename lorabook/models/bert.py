@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import functional as F
+from ..attention import padding_bias
 from ..backend import arange_like, array_namespace
 from ..errors import FormatError, InputError
 from ..io import read_safetensors, write_atomic, write_safetensors
@@ -146,7 +147,9 @@ class BertModel(Layer):
         Without `keep` nothing is kept for a backward pass.
         """
         x, embeddings_cache = self.children["embeddings"].forward(ids, rng)
-        bias = F.padding_bias(ids != self.pad_token_id, x)
+        mask = ids != self.pad_token_id
+        whole = array_namespace(mask) is np and mask.all()  # on a GPU the host would have to wait for the answer
+        bias = None if whole else padding_bias(mask, x)
         h, blocks_cache = self.children["encoder"].children["layer"].forward(x, rng, {"first": first}, keep, bias=bias)
         return h, (embeddings_cache, blocks_cache)
 

@@ -22,7 +22,7 @@ class MLP(Classifier, Sequential):
         for i, (d_in, d_out) in enumerate(itertools.pairwise(sizes), start=1):
             children[f"fc{i}"] = Linear.random(d_in, d_out, rng)
             if i < len(sizes) - 1:
-                children[f"act{i}"] = Activation(activation)
+                children[f"act{i}"] = Activation(activation, overwrite=True)
         super().__init__(children)
 
     def inputs_of(self, x):

@@ -5,13 +5,13 @@ Every forward stands above its backward; both call the layers that they are made
 
 import itertools
 
-from .. import functional as F
+from ..attention import attention, attention_backward
 from ..errors import InputError
 from ..layers import Activation, Layer, LayerNorm, Linear, prefixed
 
 
 class SelfAttention(Layer):
-    """Multi-head attention of x (B, T, d) on itself: children query, key, value; see `functional.attention`.
+    """Multi-head attention of x (B, T, d) on itself: children query, key, value; see `attention.attention`.
 
     `first`: only the first so many tokens ask; all are still read. Then the output is (B, first, d).
     """
@@ -30,13 +30,13 @@ class SelfAttention(Layer):
         outputs, caches = zip(
             *(child.forward(x, rng) for child, x in zip(self.children.values(), inputs, strict=True)), strict=True
         )
-        o, cache = F.attention(*outputs, self.heads, bias)
+        o, cache = attention(*outputs, self.heads, bias)
         return o, (*caches, cache)
 
     def backward(self, dout, caches, need_dx=True):
         """x goes into all three projections, so its three gradients add."""
         *caches, cache = caches
-        douts = F.attention_backward(dout, cache)
+        douts = attention_backward(dout, cache)
         dx, grads = None, {}
         for (name, child), cache_, d in reversed(list(zip(self.children.items(), caches, douts, strict=True))):
             if need_dx or child.trains():
@@ -91,7 +91,7 @@ class PostNormBlock(Layer):
                 "output": output,
             }
         )
-        self.activation = Activation(activation)
+        self.activation = Activation(activation, overwrite=True)
 
     @classmethod
     def random(cls, d, heads, d_mlp, rng, eps=1e-12):
@@ -158,7 +158,7 @@ class PreNormBlock(Layer):
         super().__init__(
             children={"norm1": norm1, "attention": attention, "output": output, "norm2": norm2, "up": up, "down": down}
         )
-        self.activation = Activation(activation)
+        self.activation = Activation(activation, overwrite=True)
 
     @classmethod
     def random(cls, d, heads, d_mlp, rng, eps=1e-5):

@@ -17,6 +17,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from lorabook import LoRAConfig, environment, inject, plotting
+from lorabook import attention as A
 from lorabook import functional as F
 from lorabook.data import Batches
 from lorabook.gradcheck import check_layer, complex_step, relative_error
@@ -73,9 +74,9 @@ normal = rng.standard_normal
 B, T, d, heads = 2, 4, 6, 2
 d_head = d // heads
 q, k, v = normal((3, B, T, d))
-q_, k_, v_ = (F.split_heads(array, heads) for array in (q, k, v))  # (B, heads, T, d_head)
+q_, k_, v_ = (A.split_heads(array, heads) for array in (q, k, v))  # (B, heads, T, d_head)
 mask = np.array([[True, True, True, True], [True, True, True, False]])  # the second text has 3 tokens
-bias = F.causal_bias(T, q) + F.padding_bias(mask, q)  # (B, 1, T, T)
+bias = A.causal_bias(T, q) + A.padding_bias(mask, q)  # (B, 1, T, T)
 
 scores = q_ @ k_.mT / math.sqrt(d_head) + bias  # (B, heads, T, T)
 p, _ = F.softmax(scores)
@@ -84,10 +85,10 @@ print("p of the second text, first head; no token looks ahead, none looks at tok
 print(np.round(p[1, 0], 2))
 assert np.all(p[..., *np.triu_indices(T, 1)] == 0) and np.all(p[1, :, :, 3] == 0)
 
-y, cache = F.attention(q, k, v, heads, bias)
-print("F.attention does the same:", np.allclose(y, F.merge_heads(o), rtol=1e-13, atol=0))
+y, cache = A.attention(q, k, v, heads, bias)
+print("A.attention does the same:", np.allclose(y, A.merge_heads(o), rtol=1e-13, atol=0))
 print("q and its heads share memory:", np.shares_memory(q, q_))
-assert np.allclose(y, F.merge_heads(o), rtol=1e-13, atol=0) and np.shares_memory(q, q_)
+assert np.allclose(y, A.merge_heads(o), rtol=1e-13, atol=0) and np.shares_memory(q, q_)
 
 # %% [markdown]
 # ## Attention, backward
@@ -113,11 +114,11 @@ assert np.allclose(y, F.merge_heads(o), rtol=1e-13, atol=0) and np.shares_memory
 # `o_i` towards `v_j`; if the two are equal, the score does not matter. We shall meet that case.
 
 # %%
-print(inspect.getsource(F.attention_backward))
+print(inspect.getsource(A.attention_backward))
 
 # %%
 do_ = normal(o.shape)
-dout = F.merge_heads(do_)
+dout = A.merge_heads(do_)
 dp = do_ @ v_.mT
 ds = p * (dp - (dp * p).sum(axis=-1, keepdims=True))
 print(f"row sums, over j and over features: {relative_error((do_ * o).sum(-1), (dp * p).sum(-1)):.0e} apart")
@@ -127,10 +128,10 @@ assert relative_error((do_ * o).sum(-1), (dp * p).sum(-1)) < 1e-13 and relative_
 for size, width in ((128, 32), (2048, 64)):
     print(f"numbers read for one row sum at T = {size}, d_head = {width}: {2 * size} or {2 * width}")
 
-for name, array, grad in zip("qkv", (q, k, v), F.attention_backward(dout, cache), strict=True):
+for name, array, grad in zip("qkv", (q, k, v), A.attention_backward(dout, cache), strict=True):
 
     def loss(value, name=name):
-        return np.sum(dout * F.attention(**{"q": q, "k": k, "v": v} | {name: value}, heads=heads, bias=bias)[0])
+        return np.sum(dout * A.attention(**{"q": q, "k": k, "v": v} | {name: value}, heads=heads, bias=bias)[0])
 
     error = relative_error(grad, complex_step(loss, array))
     print(f"d{name} against the complex step: {error:.0e}")
@@ -451,7 +452,7 @@ class Copier(Classifier, Layer):
 
     def forward(self, ids, rng=None):
         x = self.tokens[ids] + self.positions
-        h, blocks = self.children["blocks"].forward(x, rng, bias=F.causal_bias(LENGTH, x))
+        h, blocks = self.children["blocks"].forward(x, rng, bias=A.causal_bias(LENGTH, x))
         logits, head = self.children["head"].forward(F.rows(h[:, FIRST:]))
         return logits, (blocks, head)
 
@@ -589,9 +590,9 @@ else:
     q, v, dout, shared = normal((2, 4, 12)), normal((2, 4, 12)), normal((2, 4, 12)), normal((2, 2, 4, 3))
 
     def attend(shared):  # 4 heads, 2 key heads
-        return F.attention(q, F.merge_heads(shared.repeat(2, axis=1)), v, 4)
+        return A.attention(q, A.merge_heads(shared.repeat(2, axis=1)), v, 4)
 
-    dk = F.split_heads(F.attention_backward(dout, attend(shared)[1])[1], 4)
+    dk = A.split_heads(A.attention_backward(dout, attend(shared)[1])[1], 4)
     exact = complex_step(lambda shared: np.sum(dout * attend(shared)[0]), shared)
     assert relative_error(answer(dk, 2), exact) < 1e-11
     print("right")

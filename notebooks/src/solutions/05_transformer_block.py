@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from lorabook import LoRAConfig, environment, inject
+from lorabook import attention as A
 from lorabook import functional as F
 from lorabook.gradcheck import complex_step, relative_error
 from lorabook.layers import Sequential
@@ -44,10 +45,10 @@ q, v, dout, shared = normal((2, 4, 12)), normal((2, 4, 12)), normal((2, 4, 12)),
 
 
 def attend(shared):  # 4 heads, 2 key heads
-    return F.attention(q, F.merge_heads(shared.repeat(2, axis=1)), v, 4)
+    return A.attention(q, A.merge_heads(shared.repeat(2, axis=1)), v, 4)
 
 
-dk = F.split_heads(F.attention_backward(dout, attend(shared)[1])[1], 4)
+dk = A.split_heads(A.attention_backward(dout, attend(shared)[1])[1], 4)
 exact = complex_step(lambda shared: np.sum(dout * attend(shared)[0]), shared)
 assert relative_error(answer(dk, 2), exact) < 1e-11
 print("right")
