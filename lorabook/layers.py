@@ -13,6 +13,8 @@ from . import functional as F
 from .backend import array_namespace, asarray_like, check_float, scatter_add, to_numpy
 from .errors import InputError
 
+MERGED = "this layer was merged in the forward pass; call unmerge() before training"
+
 
 class Layer:
     """Base of all layers: naming, freezing, moving and loading of parameters."""
@@ -159,6 +161,14 @@ class Linear(Layer):
     def backward(self, dout, cache, need_dx=True):
         dx, dweight, dbias = F.linear_backward(dout, cache, self.needs(need_dx))
         return dx, {n: g for n, g in (("weight", dweight), ("bias", dbias)) if g is not None}
+
+    def effective_weight(self, rng=None):
+        """The matrix (d_out, d_in) that forward multiplies by; None if there is none, under dropout."""
+        return self.params["weight"]
+
+    def grads_of_weight(self, dweight, dbias):
+        """{name: gradient} of what trains, from the gradients of the effective weight and of the bias."""
+        return {name: g for name, g in (("weight", dweight), ("bias", dbias)) if name in self.trainable}
 
 
 class LayerNorm(Layer):

@@ -9,7 +9,7 @@ import numpy as np
 from .. import functional as F
 from ..backend import array_namespace, asarray_like
 from ..errors import InputError
-from ..layers import Layer, Linear
+from ..layers import MERGED, Layer, Linear
 from ..low_rank import check_rank
 
 INITIALISATIONS = (True, "gaussian", False)
@@ -124,13 +124,36 @@ class LoRALinear(Layer):
 
     def delta_weight(self):
         """s B A, (d_out, d_in)."""
-        return self.scaling * (self.params["lora_B"] @ self.params["lora_A"])
+        return (self.scaling * self.params["lora_B"]) @ self.params["lora_A"]
+
+    def merged_weight(self):
+        """W + s B A, (d_out, d_in), a new array."""
+        weight = self.delta_weight()
+        weight += self.params["weight"]
+        return weight
+
+    def effective_weight(self, rng=None):
+        """W + s B A, or None under dropout. See `layers.Linear.effective_weight`."""
+        if self.merged:
+            return self.params["weight"]
+        if rng is not None and self.lora_dropout:
+            return None
+        shared = self._shared_weight  # read once: threads may drop it
+        return self.merged_weight() if shared is None else shared
+
+    def grads_of_weight(self, dweight, dbias):
+        """As of a Linear, where a full gradient dW is there anyway: dA = s B^T dW and dB = s dW A^T."""
+        grads = {"weight": dweight, "bias": dbias}
+        if "lora_A" in self.trainable:
+            grads["lora_A"] = (self.scaling * self.params["lora_B"]).T @ dweight
+        if "lora_B" in self.trainable:
+            grads["lora_B"] = self.scaling * (dweight @ self.params["lora_A"].T)
+        return {name: g for name, g in grads.items() if name in self.trainable}
 
     def merge(self):
         """Put W + s B A in the place of W, which is kept. Merging twice changes nothing."""
         if not self.merged:
-            self._unmerged_weight = self.params["weight"]
-            self.params["weight"] = self._unmerged_weight + self.delta_weight()
+            self._unmerged_weight, self.params["weight"] = self.params["weight"], self.merged_weight()
 
     def unmerge(self):
         """Put W back: the same array, so the same bits."""
@@ -148,7 +171,7 @@ class LoRALinear(Layer):
             return F.linear(x, W, b)[0], None
         p, shared = 0.0 if rng is None else self.lora_dropout, self._shared_weight  # read once: threads may drop it
         if p == 0 and (shared is not None or self._merges(math.prod(x.shape[:-1]))):
-            W = W + self.delta_weight() if shared is None else shared
+            W = self.merged_weight() if shared is None else shared
             return F.linear(x, W, b)[0], (x, W, None, None)
         M = asarray_like((rng.random(x.shape) >= p) / (1 - p), x) if p else None
         z = F.linear(x if M is None else x * M, A)[0]  # (..., r)
@@ -158,7 +181,7 @@ class LoRALinear(Layer):
 
     def backward(self, dout, cache, need_dx=True):
         if cache is None:
-            raise InputError("this layer was merged in the forward pass; call unmerge() before training")
+            raise InputError(MERGED)
         x, W, z, M = cache
         A, B, s = self.params["lora_A"], self.params["lora_B"], self.scaling
         merged_order = z is None  # then W is W + s B A already
@@ -197,7 +220,7 @@ def shared_weights(model, N, map=map):
     layers = [layer for _, layer in model.named_layers() if isinstance(layer, LoRALinear)]
     layers = [layer for layer in layers if not (layer.merged or layer.lora_dropout) and layer._merges(N)]
     try:
-        for layer, weight in zip(layers, map(lambda x: x.params["weight"] + x.delta_weight(), layers), strict=True):
+        for layer, weight in zip(layers, map(LoRALinear.merged_weight, layers), strict=True):
             layer._shared_weight = weight
         yield
     finally:

@@ -5,9 +5,10 @@ Every forward stands above its backward; both call the layers that they are made
 
 import itertools
 
+from ..absorbed import absorbed_attention, absorbed_attention_backward, absorbing_is_cheaper
 from ..attention import attention, attention_backward
 from ..errors import InputError
-from ..layers import Activation, Layer, LayerNorm, Linear, prefixed
+from ..layers import MERGED, Activation, Layer, LayerNorm, Linear, prefixed
 
 
 class SelfAttention(Layer):
@@ -24,17 +25,23 @@ class SelfAttention(Layer):
         self.heads = heads
 
     def forward(self, x, rng=None, bias=None, first=None):
+        query, key, value = self.children.values()
         if first is not None and bias is not None and bias.shape[-2] > 1:
             bias = bias[..., :first, :]  # a row for each token that asks
-        inputs = (x if first is None else x[:, :first, :], x, x)
-        outputs, caches = zip(
-            *(child.forward(x, rng) for child, x in zip(self.children.values(), inputs, strict=True)), strict=True
-        )
-        o, cache = attention(*outputs, self.heads, bias)
-        return o, (*caches, cache)
+        q, query_cache = query.forward(x if first is None else x[:, :first, :], rng)
+        if absorbing_is_cheaper(q.shape[1], x.shape[1], self.heads, q.shape[2]):
+            W_k, W_v = (layer.effective_weight(rng) for layer in (key, value))
+            if W_k is not None and W_v is not None:
+                o, cache = absorbed_attention(q, x, W_k, W_v, value.params.get("bias"), self.heads, bias)
+                return o, (query_cache, (key.merged or value.merged), cache)
+        (k, key_cache), (v, value_cache) = key.forward(x, rng), value.forward(x, rng)
+        o, cache = attention(q, k, v, self.heads, bias)
+        return o, (query_cache, key_cache, value_cache, cache)
 
     def backward(self, dout, caches, need_dx=True):
         """x goes into all three projections, so its three gradients add."""
+        if len(caches) == 3:
+            return self._absorbed_backward(dout, caches, need_dx)
         *caches, cache = caches
         douts = attention_backward(dout, cache)
         dx, grads = None, {}
@@ -46,6 +53,21 @@ class SelfAttention(Layer):
                     dx = d
                 elif need_dx:
                     dx[:, : d.shape[1], :] += d
+        return dx, grads
+
+    def _absorbed_backward(self, dout, caches, need_dx):
+        query_cache, merged, cache = caches
+        if merged:
+            raise InputError(MERGED)
+        dq, dx, dW_k, dW_v, db_v = absorbed_attention_backward(dout, cache, need_dx)
+        query, key, value = self.children.values()
+        grads = prefixed("key", key.grads_of_weight(dW_k, 0 * db_v))
+        grads |= prefixed("value", value.grads_of_weight(dW_v, db_v))
+        if need_dx or query.trains():
+            d, own = query.backward(dq, query_cache, need_dx)
+            grads |= prefixed("query", own)
+            if need_dx:
+                dx[:, : d.shape[1], :] += d
         return dx, grads
 
 
