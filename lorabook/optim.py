@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from .backend import BLOCK, array_namespace
+from .backend import BLOCK, array_namespace, asarray_like
 from .errors import InputError, NonFiniteError
 
 MOST = 16 * BLOCK  # numbers laid end to end on a device: 4 MB in float32, of which a step makes two copies
@@ -82,8 +82,12 @@ class Optimizer:
                 elif arrays[name].shape != param.shape:
                     raise InputError(f"{slot} of {name} has shape {arrays[name].shape}, the parameter {param.shape}")
 
-    def step(self, params, grads, lr_factor=1.0):
-        """Update each params[name] in place from grads[name], with learning rate lr * lr_factor."""
+    def step(self, params, grads, lr_factor=1.0, scale=None, alive=None):
+        """Update each params[name] in place from grads[name], with learning rate lr * lr_factor.
+
+        Two scalars may be given that the host does not know, since on a GPU it would have to wait for them. scale:
+        multiplies the gradients. alive: where it is False, neither parameters nor state change.
+        """
         if params.keys() != grads.keys():
             raise InputError(f"parameters and gradients differ: {sorted(params.keys() ^ grads.keys())}")
         self.prepare(params)
@@ -96,7 +100,13 @@ class Optimizer:
         for names, vectors in self._packs(params):
             own = [params[name] for name in names]
             p, g = flat(own), flat([grads[name] for name in names])
+            if scale is not None:
+                g = g * asarray_like(scale, g)
+            xp, changing = array_namespace(p), (p, *vectors)
+            before = [] if alive is None else [xp.astype(a, a.dtype) for a in changing]  # copies
             self.update(self.lr * lr_factor, p, g, *vectors)
+            for now, then in zip(changing, before, strict=False):
+                now[...] = xp.where(alive, now, then)
             for param, new in zip(own, views(p, own), strict=True):
                 param[...] = new
 
@@ -221,15 +231,31 @@ def grad_norm(grads):
         for name, grad in sorted(grads.items()):
             if not math.isfinite(float(squared_norm({name: grad}))):
                 raise NonFiniteError(f"the gradient of {name} is not finite (NaN, Inf, or too large to square)")
+        raise NonFiniteError("the norm of the gradients is too large")
     return math.sqrt(total)
+
+
+def check_max_grad_norm(max_grad_norm):
+    """Raise InputError unless it is above 0, or None."""
+    if max_grad_norm is not None and not max_grad_norm > 0:
+        raise InputError(f"max_grad_norm must be above 0, or None; got {max_grad_norm!r}")
 
 
 def clip_grad_norm(grads, max_grad_norm):
     """Scale all gradients in place to a common norm of at most `max_grad_norm` (None: any); returns the norm before."""
-    if max_grad_norm is not None and not max_grad_norm > 0:
-        raise InputError(f"max_grad_norm must be above 0, or None; got {max_grad_norm!r}")
+    check_max_grad_norm(max_grad_norm)
     norm = grad_norm(grads)
     if max_grad_norm is not None and norm > max_grad_norm:
         for grad in grads.values():
             grad *= max_grad_norm / norm
     return norm
+
+
+def clip_factor(squares, max_grad_norm):
+    """What `clip_grad_norm` would multiply by: a scalar where `squares`, the `squared_norm`, lives; None: nothing."""
+    check_max_grad_norm(max_grad_norm)
+    if max_grad_norm is None:
+        return None
+    xp = array_namespace(squares)
+    norm = xp.sqrt(squares)
+    return xp.where(norm > max_grad_norm, max_grad_norm / norm, xp.ones_like(norm))
