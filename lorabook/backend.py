@@ -2,7 +2,7 @@
 
 The library comes from the data: `xp = array_namespace(x)`. There is no global switch, so host and device arrays can be
 compared in one process. Random numbers are drawn on the host and cross over through `asarray_like`; results come back
-through `to_numpy`. This is the only file that imports cupy.
+through `to_numpy`. This is the only file that imports cupy, but for `cublas`, which only this file imports.
 """
 
 import ctypes
@@ -177,6 +177,15 @@ def exp_(x):
     return xp.exp(x, out=x)
 
 
+def bmm(a, b):
+    """a (..., m, k), b (..., k, n) -> (..., m, n): the product of each two matrices. For CuPy see `cublas`."""
+    if array_namespace(a, b).__name__ == "cupy":
+        from . import cublas
+
+        return cublas.bmm(a, b)
+    return a @ b
+
+
 def scatter_add(target, rows, values):
     """target[rows[i]] += values[i] in place, repeated rows summed. target (V, d), rows (N,), values (N, d)."""
     library = array_namespace(target, rows, values).__name__
@@ -192,8 +201,10 @@ def scatter_add(target, rows, values):
 
 
 def arange_like(n, like):
-    """Integers 0 .. n - 1 on the backend and device of `like`."""
-    return asarray_like(np.arange(n), like, dtype=array_namespace(like).int64)
+    """Integers 0 .. n - 1 on the backend and device of `like`, made there."""
+    xp = array_namespace(like)
+    device = {} if xp.__name__ == "cupy" else {"device": like.device}
+    return xp.arange(n, dtype=xp.int64, **device)
 
 
 def cuda_driver_version():
