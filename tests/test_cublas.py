@@ -77,13 +77,12 @@ def fake(monkeypatch):
 
     constants = {"CUBLAS_COMPUTE_32F": 68, "CUBLAS_COMPUTE_64F": 70, "CUBLAS_COMPUTE_32F_FAST_TF32": 77}
     library = module("cupy_backends.cuda.libs.cublas", gemmStridedBatchedEx=gemm, CUBLAS_GEMM_DEFAULT=-1, **constants)
-    for name in ("cupy_backends", "cupy_backends.cuda", "cupy._core"):
+    for name in ("cupy_backends", "cupy_backends.cuda"):
         module(name)
     module("cupy_backends.cuda.libs", cublas=library)
-    module("cupy._core._dtype", to_cuda_dtype=lambda dtype: {"f": 0, "d": 1}[dtype.char])
-    setting = module(
-        "cupy._core._routines_linalg", COMPUTE_TYPE_TF32=7, get_compute_type=lambda dtype: tf32 if dtype == "f" else 1
-    )
+    dtypes = module("cupy._core._dtype", to_cuda_dtype=lambda dtype: {"f": 0, "d": 1}[dtype.char])
+    settings = module("cupy._core._routines_linalg", COMPUTE_TYPE_TF32=7, get_compute_type=lambda dtype: 1)
+    module("cupy._core", _dtype=dtypes, _routines_linalg=settings)
     device = types.SimpleNamespace(get_cublas_handle=lambda: "handle")
     module(
         "cupy",
@@ -91,13 +90,10 @@ def fake(monkeypatch):
         ascontiguousarray=copied,
         cuda=types.SimpleNamespace(device=device),
     )
-    tf32 = 1
     LOG.clear()
-
-    def heed_tf32():
-        setting.get_compute_type = lambda dtype: 7 if dtype == "f" else 1
-
-    return heed_tf32
+    cublas.library.cache_clear()
+    yield lambda: setattr(settings, "get_compute_type", lambda dtype: 7 if dtype == "f" else 1)
+    cublas.library.cache_clear()
 
 
 def heads(rng, length, h=H, texts=B):
@@ -160,7 +156,7 @@ def test_views_are_read_where_they_are(fake, rng, name, dtype, compute):
     got = bmm(DeviceArray(a), DeviceArray(b))
     assert_close(got.host, a.astype("f8") @ b.astype("f8"), 1e-6 if dtype == "float32" else 1e-14)
     assert got.host.dtype == dtype and got.host.flags.c_contiguous
-    assert LOG.count("copy") == copied == sum(cublas.copies(a, b))
+    assert LOG.count("copy") == copied == sum(cublas.copies(cublas.View.of(a), cublas.View.of(b)))
     assert [entry[2] for entry in LOG if entry[0] == "gemm"] == [compute] * calls
     assert "matmul" not in LOG
 
@@ -207,8 +203,14 @@ def test_the_rest_is_left_to_cupy(fake, name):
     assert LOG == ["matmul"]
 
 
-def test_a_cupy_that_is_arranged_otherwise(fake, rng, monkeypatch):
-    monkeypatch.delattr(sys.modules["cupy._core._routines_linalg"], "get_compute_type")
+@pytest.mark.parametrize("missing", ["cupy._core._routines_linalg", "get_compute_type", "gemmStridedBatchedEx"])
+def test_a_cupy_that_is_arranged_otherwise(fake, rng, monkeypatch, missing):
+    settings, library = sys.modules["cupy._core._routines_linalg"], sys.modules["cupy_backends.cuda.libs.cublas"]
+    if missing in sys.modules:
+        monkeypatch.setitem(sys.modules, missing, None)
+        monkeypatch.delattr(sys.modules["cupy._core"], "_routines_linalg")
+    else:
+        monkeypatch.delattr(settings if hasattr(settings, missing) else library, missing)
     a, b, *_ = STACKS["q k^T"](rng)
     assert_close(bmm(DeviceArray(a), DeviceArray(b)).host, a @ b)
     assert LOG == ["matmul"]
