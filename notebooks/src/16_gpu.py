@@ -118,7 +118,7 @@ else:
 # for a value. So a training loop should ask rarely. What crosses in `train`:
 #
 # ```
-# host -> device     ids and labels
+# host -> device     ids and labels; addresses of arrays that are to be laid end to end (see AdamW below)
 #                    dropout masks, where there is dropout: random numbers are drawn on the host
 # device -> host     every ten steps: the losses and the norms of the gradients since the last time, in one copy
 # ```
@@ -311,7 +311,7 @@ assert launches["AdamW"] == 2 + 13 + 3 * 3 + tensors
 # * The host does not wait at all. A `print(loss)` or an `if x.max() > 0` inside a layer would stop it every time.
 #
 # One more way to save launches is not open to us. A *CUDA graph* records the whole step once and launches it as one.
-# CuPy 14 refuses to record calls of cuBLAS, and a step is full of those (issue 6290 of cupy/cupy).
+# CuPy 14 refuses to record calls of cuBLAS, and a step is full of those (issue 6290 of cupy/cupy, open in 2026).
 #
 # ## FLOPs and bytes
 #
