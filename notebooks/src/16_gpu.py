@@ -311,7 +311,7 @@ assert launches["AdamW"] == 2 + 13 + 3 * 3 + tensors
 # * The host does not wait at all. A `print(loss)` or an `if x.max() > 0` inside a layer would stop it every time.
 #
 # One more way to save launches is not open to us. A *CUDA graph* records the whole step once and launches it as one.
-# CuPy 14 refuses to record calls of cuBLAS, and a step is full of those (issue 6290 of cupy/cupy, open in 2026).
+# CuPy 14 refuses to record calls of cuBLAS, and a step is full of those (its issue 6290).
 #
 # ## FLOPs and bytes
 #
