@@ -1,5 +1,8 @@
 """Optimizers over {name: array}, learning-rate schedules, gradient clipping. Arrays are updated in place.
 
+A LoRA model trains many small arrays. What is done to each number of them is done once, to all of them laid end to end:
+on a GPU each operation takes the same time to start whatever its size, and NumPy's calls are not free either.
+
 Bias corrections and rates are Python floats, so float32 parameters stay float32.
 """
 
@@ -7,8 +10,10 @@ import math
 
 import numpy as np
 
-from .backend import array_namespace
+from .backend import BLOCK, array_namespace, asarray_like
 from .errors import InputError, NonFiniteError
+
+MOST = 16 * BLOCK  # numbers laid end to end on a device: 4 MB in float32, of which a step makes two copies
 
 
 def check_number(name, value, below=math.inf):
@@ -18,8 +23,43 @@ def check_number(name, value, below=math.inf):
         raise InputError(f"{name} must be a {expected}; got {value!r}")
 
 
+def groups(arrays):
+    """The names in order, in lists: arrays that are worth laying end to end, of one dtype and few numbers together.
+
+    On NumPy as many as stay in the cache with all that is done to them, elsewhere more. A larger array is alone.
+    """
+    most = BLOCK if array_namespace(*arrays.values()) is np else MOST
+    lists, room, dtype = [], 0, None
+    for name in sorted(arrays):
+        array = arrays[name]
+        size = math.prod(array.shape)
+        if size > room or array.dtype != dtype:
+            lists.append([])
+            room, dtype = most, array.dtype
+        lists[-1].append(name)
+        room -= size
+    return lists
+
+
+def flat(arrays):
+    """The arrays end to end, (n,); a single one is not copied if it is contiguous."""
+    xp = array_namespace(arrays[0])
+    return xp.concat(arrays, axis=None) if len(arrays) > 1 else xp.reshape(arrays[0], (-1,))
+
+
+def views(vector, arrays):
+    """Views of `vector` (n,) in the shapes of the arrays, end to end."""
+    xp, stop = array_namespace(vector), 0
+    for array in arrays:
+        start, stop = stop, stop + math.prod(array.shape)
+        yield xp.reshape(vector[start:stop], array.shape)
+
+
 class Optimizer:
-    """Base class. slots: the arrays kept per parameter; state: {slot: {name: array}}; step_count: steps so far."""
+    """Base class. slots: the arrays kept per parameter; state: {slot: {name: array}}; step_count: steps so far.
+
+    The arrays of `state` are views of a few vectors. Write into them, or put others in their place: both count.
+    """
 
     slots = ()
 
@@ -28,28 +68,63 @@ class Optimizer:
         check_number("weight_decay", weight_decay)
         self.lr, self.weight_decay, self.step_count = lr, weight_decay, 0
         self.state = {slot: {} for slot in self.slots}
+        self._packed, self._views = [], {}
+
+    def __getstate__(self):
+        return self.__dict__ | {"_packed": [], "_views": {}}  # in a copy, the views are arrays of their own
 
     def prepare(self, params):
         """Create the state of every parameter that has none yet, as zeros."""
-        for slot in self.slots:
+        for slot, arrays in self.state.items():
             for name, param in params.items():
-                if name not in self.state[slot]:
-                    self.state[slot][name] = array_namespace(param).zeros_like(param)
+                if name not in arrays:
+                    arrays[name] = array_namespace(param).zeros_like(param)
+                elif arrays[name].shape != param.shape:
+                    raise InputError(f"{slot} of {name} has shape {arrays[name].shape}, the parameter {param.shape}")
 
-    def step(self, params, grads, lr_factor=1.0):
-        """Update each params[name] in place from grads[name], with learning rate lr * lr_factor."""
+    def step(self, params, grads, lr_factor=1.0, scale=None, alive=None):
+        """Update each params[name] in place from grads[name], with learning rate lr * lr_factor.
+
+        Two scalars may be given that the host does not know, since on a GPU it would have to wait for them. scale:
+        multiplies the gradients. alive: where it is False, neither parameters nor state change.
+        """
         if params.keys() != grads.keys():
             raise InputError(f"parameters and gradients differ: {sorted(params.keys() ^ grads.keys())}")
         self.prepare(params)
         for name, param in params.items():
-            if grads[name].shape != param.shape:
-                raise InputError(f"gradient of {name} has shape {grads[name].shape}, expected {param.shape}")
+            if (grad := grads[name]).shape != param.shape:
+                raise InputError(f"gradient of {name} has shape {grad.shape}, expected {param.shape}")
+            if grad.dtype != param.dtype:
+                raise InputError(f"gradient of {name} has dtype {grad.dtype}, expected {param.dtype}")
         self.step_count += 1
-        for name, param in params.items():
-            self.update(name, param, grads[name], self.lr * lr_factor)
+        for names, vectors in self._packs(params):
+            own = [params[name] for name in names]
+            p, g = flat(own), flat([grads[name] for name in names])
+            if scale is not None:
+                g = g * asarray_like(scale, g)
+            xp, changing = array_namespace(p), (p, *vectors)
+            before = [] if alive is None else [xp.astype(a, a.dtype) for a in changing]  # copies
+            self.update(self.lr * lr_factor, p, g, *vectors)
+            for now, then in zip(changing, before, strict=False):
+                now[...] = xp.where(alive, now, then)
+            for param, new in zip(own, views(p, own), strict=True):
+                param[...] = new
 
-    def update(self, name, param, grad, lr):
-        """Change `param` in place."""
+    def _packs(self, params):
+        """[(names, a vector for each slot)] for exactly these parameters; the arrays of `state` are views of them."""
+        known = len(self._views) == len(self.slots) * len(params)
+        if not known or any(n not in params or self.state[s][n] is not view for (s, n), view in self._views.items()):
+            self._views, self._packed = {}, [(names, []) for names in groups(params)]
+            for names, vectors in self._packed:
+                for slot, arrays in self.state.items():
+                    own = [arrays[name] for name in names]
+                    vectors.append(flat(own))
+                    for name, view in zip(names, views(vectors[-1], own), strict=True):
+                        self._views[slot, name] = arrays[name] = view
+        return self._packed
+
+    def update(self, lr, p, g, *state):
+        """Change the parameters p (n,) and their state in place, given their gradient g."""
         raise NotImplementedError
 
 
@@ -63,13 +138,12 @@ class SGD(Optimizer):
         check_number("momentum", momentum, below=1)
         self.momentum = momentum
 
-    def update(self, name, param, grad, lr):
-        v = self.state["velocity"][name]
+    def update(self, lr, p, g, v):
         v *= self.momentum
-        v += grad
+        v += g
         if self.weight_decay:
-            v += self.weight_decay * param
-        param -= lr * v
+            v += self.weight_decay * p
+        p -= lr * v
 
 
 class AdamW(Optimizer):
@@ -90,17 +164,16 @@ class AdamW(Optimizer):
         check_number("eps", eps)
         self.betas, self.eps = betas, eps
 
-    def update(self, name, param, grad, lr):
+    def update(self, lr, p, g, m, v):
         (b1, b2), t = self.betas, self.step_count
-        m, v = self.state["m"][name], self.state["v"][name]
         m *= b1
-        m += (1 - b1) * grad
+        m += (1 - b1) * g
         v *= b2
-        v += (1 - b2) * (grad * grad)
+        v += (1 - b2) * (g * g)
         if self.weight_decay:
-            param *= 1 - lr * self.weight_decay
+            p *= 1 - lr * self.weight_decay
         root = array_namespace(v).sqrt(v)
-        param -= (lr / (1 - b1**t)) * m / (root / math.sqrt(1 - b2**t) + self.eps)
+        p -= (lr / (1 - b1**t)) * m / (root / math.sqrt(1 - b2**t) + self.eps)
 
 
 OPTIMIZERS = {"sgd": SGD, "adamw": AdamW}
@@ -133,29 +206,56 @@ def schedule(name, total, warmup=0):
 # ---- gradients -------------------------------------------------------------------------------------------------------
 
 
+def squared_norm(grads):
+    """Sum of the squares of all gradients, a float64 scalar where they live; Inf or NaN if one square is.
+
+    Summed in the order of the names: the same bits whatever order the gradients come in. Squares are of the gradients'
+    dtype, their sum is float64. So a gradient so large that its square overflows counts as not finite, since AdamW
+    could not store the square; a sum of many squares does not overflow float32.
+    """
+    if not grads:
+        return 0.0
+    xp = array_namespace(*grads.values())
+    vectors = (flat([grads[name] for name in names]) for names in groups(grads))
+    with np.errstate(over="ignore", invalid="ignore"):  # whoever reads the result looks
+        return sum(xp.sum(v * v, dtype=xp.float64) for v in vectors)
+
+
 def grad_norm(grads):
     """Euclidean norm over all gradients, a Python float. Raises NonFiniteError, naming a gradient that is not finite.
 
-    Summed in the order of the names: the same bits whatever order the gradients come in.
-    A gradient so large that its square overflows its dtype counts as not finite: AdamW could not store the square.
+    What is not finite, and the order of the sum: see `squared_norm`.
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # reported below, by name
-        squares = {name: array_namespace(g).sum(g * g) for name, g in sorted(grads.items())}
-        total = float(sum(squares.values()))  # here the host waits for a GPU
+    total = float(squared_norm(grads))  # here the host waits for a GPU
     if not math.isfinite(total):
-        for name, square in squares.items():
-            if not math.isfinite(float(square)):
+        for name, grad in sorted(grads.items()):
+            if not math.isfinite(float(squared_norm({name: grad}))):
                 raise NonFiniteError(f"the gradient of {name} is not finite (NaN, Inf, or too large to square)")
-        total = sum(float(square) for square in squares.values())  # only their sum is too large for the dtype
+        raise NonFiniteError("the norm of the gradients is too large")
     return math.sqrt(total)
+
+
+def check_max_grad_norm(max_grad_norm):
+    """Raise InputError unless it is above 0, or None."""
+    if max_grad_norm is not None and not max_grad_norm > 0:
+        raise InputError(f"max_grad_norm must be above 0, or None; got {max_grad_norm!r}")
 
 
 def clip_grad_norm(grads, max_grad_norm):
     """Scale all gradients in place to a common norm of at most `max_grad_norm` (None: any); returns the norm before."""
-    if max_grad_norm is not None and not max_grad_norm > 0:
-        raise InputError(f"max_grad_norm must be above 0, or None; got {max_grad_norm!r}")
+    check_max_grad_norm(max_grad_norm)
     norm = grad_norm(grads)
     if max_grad_norm is not None and norm > max_grad_norm:
         for grad in grads.values():
             grad *= max_grad_norm / norm
     return norm
+
+
+def clip_factor(squares, max_grad_norm):
+    """What `clip_grad_norm` would multiply by: a scalar where `squares`, the `squared_norm`, lives; None: nothing."""
+    check_max_grad_norm(max_grad_norm)
+    if max_grad_norm is None:
+        return None
+    xp = array_namespace(squares)
+    norm = xp.sqrt(squares)
+    return xp.where(norm > max_grad_norm, max_grad_norm / norm, xp.ones_like(norm))

@@ -1,21 +1,20 @@
 """The loop: batch -> loss and gradients -> optimizer; history, progress bar, checkpoint and resume."""
 
-import math
 import sys
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from .backend import array_namespace, asarray_like, data_like, to_numpy
+from .backend import asarray_like, to_numpy
 from .environment import environment
-from .errors import FormatError, InputError, NonFiniteError
+from .errors import FormatError, InputError
 from .io import fingerprint, read_checkpoint, write_checkpoint
-from .optim import clip_grad_norm, schedule
+from .optim import schedule
 from .parallel import team
+from .steps import Steps
 
 HISTORY = ("loss", "lr", "grad_norm")
-ADVICE = ". Weights and optimizer are as before this step. A lower learning rate, warm-up or max_grad_norm may help"
 
 
 def train(
@@ -34,6 +33,7 @@ def train(
     description=None,
     progress=False,
     workers=None,
+    read_every=None,
 ):
     """Train the trainable parameters in place; returns the history, a list of {step, epoch, loss, lr, grad_norm}.
 
@@ -42,7 +42,8 @@ def train(
     the end; with `resume` a run continues from it and ends bit for bit where the uninterrupted run ends. description:
     a JSON-able dict of what else defines the run, against which a checkpoint is checked. workers: threads that share
     each step's work, one a core by default, or `Workers` or `Ranks` at work; the result is the same for any number. Of
-    several ranks only the first touches the checkpoint.
+    several ranks only the first touches the checkpoint. read_every: steps after which the host reads losses and norms,
+    and so waits for a GPU; default: 1 on NumPy, 10 on a device. The result is the same for any number.
 
     Raises NonFiniteError, naming the layer, before a NaN or Inf reaches the weights or the optimizer.
     """
@@ -63,6 +64,7 @@ def train(
         "weight_decay": optimizer.weight_decay, **(description or {}),
     }  # fmt: skip
     with team(workers) as workers:
+        steps = Steps(workers, model, batches, optimizer, params, seed, max_grad_norm, read_every)
         if checkpoint is not None or workers.size > 1:
             frozen = {n: a for n, a in model.named_params().items() if n not in params}
             run |= {"frozen_weights": fingerprint(frozen), "data": batches.fingerprint()}
@@ -78,60 +80,19 @@ def train(
                 if progress:
                     print(f"continuing at step {len(history)} of {total}", file=sys.stderr)
 
-        like = next(iter(params.values()))
         quiet = None if progress else True  # None: a bar on stderr if that is a terminal
         bar = tqdm(range(len(history), total), initial=len(history), total=total, delay=2, disable=quiet, unit="step")
         for step in bar:
-            x, y = batches.at(step)
-            model.check_input(x)
-            batch = data_like(x, like), data_like(y, like)
-            rng = np.random.default_rng([seed, step])
-            try:
-                loss, norm = _step(workers, model, *batch, rng, optimizer, params, factor(step), max_grad_norm)
-            except NonFiniteError as error:
-                raise NonFiniteError(f"step {step}: {error}{ADVICE}") from None
-            history.append((loss, optimizer.lr * factor(step), norm))
-            if (step + 1) % checkpoint_every == 0 or step + 1 == total:
+            steps.take(step, factor(step))
+            due = (step + 1) % checkpoint_every == 0 or step + 1 == total
+            if due or steps.unread == steps.read_every:
+                history += steps.read()
+            if due:
                 workers.agree(lambda step=step: {f"weights after step {step}": fingerprint(params)}, RuntimeError)
                 if checkpoint is not None and workers.first:
                     _save(checkpoint, run, params, optimizer, history)
-    steps = enumerate(history)
-    return [{"step": i, "epoch": i // len(batches), **dict(zip(HISTORY, row, strict=True))} for i, row in steps]
-
-
-@np.errstate(all="ignore")  # what overflows becomes an error that names the layer, not a warning
-def _step(workers, model, x, y, rng, optimizer, params, lr_factor, max_grad_norm):
-    """One update in place; returns the loss before it and the gradient's norm before clipping, as Python floats."""
-    loss, grads = workers.loss_and_grad(model, x, y, rng)
-    if not math.isfinite(loss := float(loss)):
-        raise NonFiniteError(f"the loss is {loss}, first seen in the output of {_first_non_finite(model, x)}")
-    norm = clip_grad_norm(grads, max_grad_norm)
-    optimizer.step(params, grads, lr_factor)
-    return loss, norm
-
-
-def _first_non_finite(model, x):
-    """Path of the layer whose output is the first, in order of execution, to hold NaN or Inf."""
-    found, layers = [], dict(model.named_layers())
-
-    def watch(path, forward):
-        def watched(*args, **context):
-            y, cache = forward(*args, **context)
-            xp = array_namespace(y)
-            if not xp.all(xp.isfinite(y)):
-                found.append(path)
-            return y, cache
-
-        return watched
-
-    for path, layer in layers.items():
-        layer.forward = watch(path, layer.forward)
-    try:
-        model.forward(x)
-    finally:
-        for layer in layers.values():
-            del layer.forward
-    return f"layer {found[0]}" if found and found[0] else "the loss itself"
+    rows = enumerate(history)
+    return [{"step": i, "epoch": i // len(batches), **dict(zip(HISTORY, row, strict=True))} for i, row in rows]
 
 
 # ---- checkpoints -----------------------------------------------------------------------------------------------------

@@ -1,9 +1,12 @@
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
 from checks import assert_close, assert_lives_on, same_bits
 
+from lorabook import InputError, optim
 from lorabook.backend import to_numpy
 from lorabook.optim import OPTIMIZERS, SGD, AdamW, clip_grad_norm, grad_norm, schedule
 
@@ -114,6 +117,146 @@ def test_finds_the_minimum(put, optimizer, options):
         grad = params["p"] - put(target)
         optimizer.step(params, {"p": grad}, 1 - step / 200)
     assert_close(params["p"], target, 1e-3)
+
+
+# ---- all parameters end to end ---------------------------------------------------------------------------------------
+
+SHAPES = {"c": (2, 3), "a": (4,), "b": (1, 5), "scalar": (), "d": (7, 2)}
+KINDS = {"sgd": lambda: SGD(0.1, momentum=0.8, weight_decay=0.3), "adamw": lambda: AdamW(0.1, weight_decay=0.3)}
+
+
+def draw(put, rng, names=SHAPES, dtype="float32"):
+    return {name: put(rng.standard_normal(SHAPES[name]), dtype) for name in names}
+
+
+def run_together(optimizer, params, grads):
+    for step in grads:
+        optimizer.step(params, {name: step[name] for name in params})
+
+
+def run_apart(make, params, grads):
+    """Each parameter by an optimizer of its own; {slot: {name: array}}."""
+    state = {}
+    for name, param in params.items():
+        optimizer = make()
+        run_together(optimizer, {name: param}, grads)
+        for slot, arrays in optimizer.state.items():
+            state.setdefault(slot, {}).update(arrays)
+    return state
+
+
+def copied(put, arrays):
+    return {name: put(to_numpy(array)) for name, array in arrays.items()}
+
+
+def assert_same(got, want):
+    assert got.keys() == want.keys()
+    assert [name for name in want if not same_bits(got[name], want[name])] == []
+
+
+@pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("most", [1, 7, 12, 10**6])
+def test_together_they_have_the_bits_of_each_alone(put, rng, monkeypatch, make, most):
+    monkeypatch.setattr(optim, "BLOCK", most)
+    monkeypatch.setattr(optim, "MOST", most)
+    together, grads = draw(put, rng), [draw(put, rng) for _ in range(4)]
+    apart, optimizer = copied(put, together), make()
+    run_together(optimizer, together, grads)
+    state = run_apart(make, apart, grads)
+    assert_same(together, apart)
+    for slot in optimizer.slots:
+        assert_same(optimizer.state[slot], state[slot])
+
+
+def test_two_dtypes(rng):
+    params = {"a": rng.standard_normal(3).astype("f4"), "b": rng.standard_normal(3), "c": np.ones(2, "f4")}
+    grads, apart, optimizer = copy.deepcopy(params), copy.deepcopy(params), AdamW(0.1)
+    run_together(optimizer, params, [grads] * 3)
+    run_apart(lambda: AdamW(0.1), apart, [grads] * 3)
+    assert_same(params, apart)
+
+
+def test_arrays_in_any_layout(rng):
+    params = {"F": np.asfortranarray(rng.standard_normal((3, 4))), "strided": rng.standard_normal((3, 8))[:, ::2]}
+    plain = {name: np.ascontiguousarray(param) for name, param in params.items()}
+    grads = {"F": rng.standard_normal((4, 3)).T, "strided": rng.standard_normal((4, 3)).T}
+    run_together(AdamW(0.1), params, [grads] * 3)
+    run_apart(lambda: AdamW(0.1), plain, [grads] * 3)
+    assert_same(params, plain)
+
+
+@pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
+def test_what_is_written_into_the_state_counts(put, rng, make):
+    params, grads = draw(put, rng), [draw(put, rng) for _ in range(4)]
+    optimizer = make()
+    run_together(optimizer, params, grads[:2])
+    for how in ("in place", "replaced"):
+        second, restored = copied(put, params), make()
+        restored.prepare(second)
+        run_together(restored, copied(put, params), grads)  # its vectors exist already, and hold something else
+        restored.step_count = optimizer.step_count
+        for slot, arrays in optimizer.state.items():
+            for name, array in arrays.items():
+                if how == "in place":
+                    restored.state[slot][name][...] = put(to_numpy(array))
+                else:
+                    restored.state[slot][name] = put(to_numpy(array))
+        first = copied(put, params)
+        whole = make()
+        whole.step_count, whole.state = optimizer.step_count, {s: copied(put, a) for s, a in optimizer.state.items()}
+        run_together(restored, second, grads[2:])
+        run_together(whole, first, grads[2:])
+        assert_same(second, first)
+        for slot in whole.slots:
+            assert_same(restored.state[slot], whole.state[slot])
+
+
+@pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
+def test_parameters_come_and_go(put, rng, make):
+    params, grads = draw(put, rng), [draw(put, rng) for _ in range(6)]
+    apart, optimizer, alone = copied(put, params), make(), {name: make() for name in params}
+    for i, names in enumerate(["ab", "abc", "abcd", "bd", "cab", "a"]):
+        optimizer.step({n: params[n] for n in names}, {n: grads[i][n] for n in names})
+        for n in names:
+            alone[n].step_count = i  # bias corrections count the steps of the optimizer
+            alone[n].step({n: apart[n]}, {n: grads[i][n]})
+    assert_same(params, apart)
+    for slot in optimizer.slots:
+        assert_same(optimizer.state[slot], {n: alone[n].state[slot][n] for n in "abcd"})
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
+def test_a_copy_goes_its_own_way(rng, duplicate):
+    params, grads = draw(np.array, rng), [draw(np.array, rng) for _ in range(4)]
+    optimizer = AdamW(0.1)
+    run_together(optimizer, params, grads[:2])
+    again, second = duplicate(optimizer), copied(np.array, params)
+    again.state = {slot: copied(np.array, arrays) for slot, arrays in again.state.items()}
+    run_together(optimizer, params, grads[2:])
+    run_together(again, second, grads[2:])
+    assert_same(second, params)
+    for slot in again.slots:
+        assert_same(again.state[slot], optimizer.state[slot])
+
+
+def test_a_deep_copy_keeps_its_state_in_step(rng):
+    params, grads = draw(np.array, rng), draw(np.array, rng)
+    optimizer = AdamW(0.1)
+    optimizer.step(params, grads)
+    again = copy.deepcopy(optimizer)
+    optimizer.step(params, grads)
+    again.step(copied(np.array, params), grads)
+    assert_same(again.state["m"], optimizer.state["m"])
+
+
+def test_state_of_another_shape_or_dtype_is_refused():
+    optimizer = AdamW(0.1)
+    optimizer.step({"a": np.ones(6)}, {"a": np.ones(6)})
+    with pytest.raises(InputError, match=r"m of a has shape \(6,\), the parameter \(2, 3\)"):
+        optimizer.step({"a": np.ones((2, 3))}, {"a": np.ones((2, 3))})
+    with pytest.raises(InputError, match="gradient of a has dtype float64, expected float32"):
+        optimizer.step({"a": np.ones(6, "f4")}, {"a": np.ones(6)})
+    assert optimizer.step_count == 1
 
 
 # ---- schedules -------------------------------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ def test_an_interrupted_run_continues(task, tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         reviews.run(setting, tmp_path / "cut", task)
     monkeypatch.undo()
-    monkeypatch.setattr("lorabook.train._step", None)  # every step is in the checkpoint
+    monkeypatch.setattr("lorabook.steps.Steps.take", None)  # every step is in the checkpoint
     row = reviews.run(setting, tmp_path / "cut", task)
     assert {**row, "seconds": 0} == {**whole, "seconds": 0}
 

@@ -1,13 +1,17 @@
 import copy
 import math
+import traceback
 
 import numpy as np
 import pytest
+from checks import move, same_bits
 
-from lorabook import FormatError, InputError, LoRAConfig, NonFiniteError, inject, io, merge
+from lorabook import FormatError, InputError, LoRAConfig, NonFiniteError, backend, inject, io, merge
 from lorabook.data import Batches
 from lorabook.models import MLP
 from lorabook.optim import SGD, AdamW
+from lorabook.parallel import team
+from lorabook.steps import Steps
 from lorabook.train import train
 
 N, D, K = 40, 6, 3
@@ -221,3 +225,153 @@ def test_every_backend_trains_to_the_same_weights(xp, batches):
     got = train(other, batches, AdamW(1e-2), epochs=2)
     for a, b in zip(got, expected, strict=True):
         assert math.isclose(a["loss"], b["loss"], rel_tol=1e-5)
+
+
+# ---- reading every few steps -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def placed(xp, put):
+    """The model with its parameters on the second device, where the library has one."""
+    return lambda **options: move(lora_model(**options), put)
+
+
+@pytest.mark.parametrize("optimizer", [AdamW, lambda lr: SGD(lr, momentum=0.9, weight_decay=0.1)])
+@pytest.mark.parametrize("max_grad_norm", [None, 0.3, 1e3])
+@pytest.mark.parametrize("read_every", [3, 10, 100])
+def test_reading_seldom_changes_no_bit(placed, batches, optimizer, max_grad_norm, read_every):
+    options = {"epochs": 2, "max_grad_norm": max_grad_norm}
+    one, other, optimizers = placed(dropout=0.3), placed(dropout=0.3), (optimizer(1e-2), optimizer(1e-2))
+    expected = train(one, batches, optimizers[0], read_every=1, **options)
+    got = train(other, batches, optimizers[1], read_every=read_every, **options)
+    assert got == expected
+    assert all(type(value) is float for row in got for value in (row["loss"], row["lr"], row["grad_norm"]))
+    assert_same(other.named_params(), one.named_params())
+    assert_same_state(optimizers[1], optimizers[0])
+    if max_grad_norm == 0.3:
+        assert min(row["grad_norm"] for row in got) > 0.3, "nothing was clipped"
+
+
+def assert_same(got, want):
+    assert [name for name in want if not same_bits(got[name], want[name])] == []
+
+
+def assert_same_state(got, want):
+    assert got.step_count == want.step_count
+    for slot in want.slots:
+        assert_same(got.state[slot], want.state[slot])
+
+
+BAD = 7  # the step that gives NaN, in the middle of a window of three
+
+
+@pytest.mark.parametrize("where", ["input", "gradient", "large gradient"])
+@pytest.mark.parametrize("read_every", [1, 3, 5, 10])
+def test_what_is_not_finite_is_found_in_its_step(placed, batches, monkeypatch, where, read_every):
+    class Bad(Batches):
+        def at(self, step):
+            x, y = super().at(step)
+            bad.append(step >= BAD)  # and in all steps after it
+            return x + np.float32(np.nan if step >= BAD and where == "input" else 0), y
+
+    def exploding(self, *batch):
+        loss, grads = real(self, *batch)
+        if bad[-1] and where != "input":
+            grads["fc2.lora_B"] = grads["fc2.lora_B"] + (math.nan if where == "gradient" else 1e30)
+        return loss, grads
+
+    bad, real = [], MLP.loss_and_grad
+    monkeypatch.setattr(MLP, "loss_and_grad", exploding)
+    message = "loss is nan, .*layer fc1" if where == "input" else r"gradient of fc2\.lora_B is not finite"
+    model, optimizer = placed(dropout=0.3), AdamW(1e-2)
+    spoilt = Bad(batches.x, batches.y, 8, seed=1)
+    with pytest.raises(NonFiniteError, match=rf"^step {BAD}: the {message}.*as before this step"):
+        train(model, spoilt, optimizer, epochs=4, lr_schedule="constant", read_every=read_every)
+    monkeypatch.undo()
+    whole, expected = placed(dropout=0.3), AdamW(1e-2)
+    with team() as workers:
+        steps = Steps(workers, whole, batches, expected, whole.trainable_params(), 0, None, 1)
+        for step in range(BAD):
+            steps.take(step, 1.0)
+    assert_same(model.named_params(), whole.named_params())
+    assert_same_state(optimizer, expected)
+
+
+def test_a_number_that_a_second_look_does_not_find_is_reported_too(batches, monkeypatch):
+    calls, real = [], MLP.loss_and_grad
+
+    def once(self, *batch):
+        loss, grads = real(self, *batch)
+        calls.append(None)
+        return (loss * math.nan if len(calls) == 5 else loss), grads
+
+    monkeypatch.setattr(MLP, "loss_and_grad", once)
+    model, optimizer = lora_model(), AdamW(1e-2)
+    with pytest.raises(NonFiniteError, match=r"^step 4: the loss is nan, .*as before"):
+        train(model, batches, optimizer, epochs=4, read_every=3)
+    assert optimizer.step_count == 4
+
+
+@pytest.mark.parametrize("read_every", [2, 3, 100])
+def test_a_checkpoint_reads_first_and_resumes_bit_for_bit(tmp_path, batches, read_every):
+    options = {"epochs": 4, "checkpoint_every": 4, "max_grad_norm": 1.0, "read_every": read_every}
+    whole = lora_model()
+    expected = train(whole, batches, AdamW(1e-2), checkpoint=tmp_path / "whole", **options | {"read_every": 1})
+
+    class Dying(Batches):
+        def at(self, step):
+            if step == 14:
+                raise KeyboardInterrupt
+            return super().at(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            lora_model(), Dying(batches.x, batches.y, 8, seed=1), AdamW(1e-2), checkpoint=tmp_path / "part", **options
+        )
+    arrays, _ = io.read_checkpoint(tmp_path / "part")
+    assert arrays["history"].tolist() == [[row["loss"], row["lr"], row["grad_norm"]] for row in expected[:12]]
+    second = lora_model()
+    assert train(second, batches, AdamW(1e-2), checkpoint=tmp_path / "part", resume=True, **options) == expected
+    assert state(second) == state(whole)
+    assert (tmp_path / "part").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_numpy_reads_every_step_and_a_device_seldom(batches):
+    def steps(xp, **options):
+        params = lora_model().to(xp).trainable_params()
+        return Steps(None, None, batches, AdamW(1e-2), params, 0, None, **options)
+
+    assert steps(np).read_every == 1
+    assert steps(backend.get_xp("array_api_strict")).read_every == 10
+    assert steps(np, read_every=4).read_every == 4
+    for wrong in (0, -1, 2.0, True):
+        with pytest.raises(InputError, match=rf"read_every must be an integer of at least 1; got {wrong}"):
+            steps(np, read_every=wrong)
+
+
+def test_no_value_is_asked_for_between_two_readings(batches, monkeypatch):
+    """On the device of array-api-strict: whoever asks for a number, asks by one of these."""
+    xp, asked = backend.get_xp("array_api_strict"), []
+    Array = type(xp.ones(1))
+    for name in ("__bool__", "__float__", "__int__", "__index__", "__array__"):
+        if real := getattr(Array, name, None):
+            monkeypatch.setattr(
+                Array, name, lambda self, *a, real=real, **k: asked.append(place()) or real(self, *a, **k)
+            )
+
+    model, log = lora_model().to(xp), []
+    steps = Steps(team(1), model, batches, AdamW(1e-2, weight_decay=0.1), model.trainable_params(), 0, 0.3, 4)
+    with steps.workers:
+        for step in range(8):
+            asked.clear()
+            steps.take(step, 1.0)
+            log.append(len(asked))
+            if steps.unread == 4:
+                asked.clear()
+                assert len(steps.read()) == 4
+                log.append(("read", len(asked)))
+    assert log == [0, 0, 0, 0, ("read", 1), 0, 0, 0, 0, ("read", 1)]
+
+
+def place():
+    return "".join(traceback.format_stack(limit=8)[:-1])

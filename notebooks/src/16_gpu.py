@@ -20,16 +20,29 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 import lorabook
-from lorabook import InputError, LoRAConfig, LoRALinear, backend, environment, inject, plotting
+from lorabook import (
+    InputError,
+    LoRAConfig,
+    LoRALinear,
+    backend,
+    cublas,
+    environment,
+    inject,
+    optim,
+    parallel,
+    plotting,
+    steps,
+)
 from lorabook import functional as F
-from lorabook.adapters.lora import shared_weights
 from lorabook.backend import array_namespace, data_like, scatter_add, to_numpy
 from lorabook.bench.case import BLOCK_1024, SIX, Case
 from lorabook.bench.products import products
+from lorabook.cublas import View
+from lorabook.data import Batches
 from lorabook.gradcheck import relative_error
 from lorabook.models.bert import BertForSequenceClassification
-from lorabook.optim import AdamW, clip_grad_norm
-from lorabook.parallel import tokens
+from lorabook.optim import AdamW, squared_norm
+from lorabook.parallel import Workers
 from lorabook.tables import format_table
 
 plt.style.use(plotting.STYLE)
@@ -102,17 +115,26 @@ else:
 # ## What crosses between host and device
 #
 # A GPU works through a queue. The host puts an operation into it (a *launch*) and goes on; it waits only when it asks
-# for a value. So a training loop should ask rarely. What crosses in a step of `train`:
+# for a value. So a training loop should ask rarely. What crosses in `train`:
 #
 # ```
-# host -> device     ids, labels, and a few small ranges 0 .. n - 1
+# host -> device     ids and labels; addresses of arrays that are to be laid end to end (see AdamW below)
 #                    dropout masks, where there is dropout: random numbers are drawn on the host
-# device -> host     the loss, to check that it is finite, and the norm of the gradient, to check and to clip
+# device -> host     every ten steps: the losses and the norms of the gradients since the last time, in one copy
 # ```
 #
-# To count it, and all that follows, we let NumPy take notes. `Recorded` is a NumPy array that writes down every
+# Yet a NaN must not reach the weights, and gradients are to be clipped in the step to which they belong. So the device
+# decides both. The factor that clips is computed there, and so is a flag, `alive`: once a loss or a norm is not finite
+# it is False, and from then on no update changes anything. When the host reads, it finds the step, and computes its
+# gradients once more to name the layer.
+
+# %%
+print(inspect.getsource(steps.Steps.take))
+
+# %% [markdown]
+# To count what a step takes, we let NumPy take notes. `Recorded` is a NumPy array that writes down every
 # operation on it: where in the library, how many FLOPs, how many bytes read and written. CuPy would launch one kernel
-# for each (a reduction may take two). Views cost nothing and are not noted.
+# for each (a reduction may take two, a stacked product more: see below). Views cost nothing and are not noted.
 
 # %%
 LIBRARY = str(Path(lorabook.__file__).parent)
@@ -122,7 +144,7 @@ class Recorded(np.ndarray):
     """A NumPy array that notes the operations on it, and when the host asks for its value."""
 
     __module__ = "numpy"  # `array_namespace` goes by it
-    log, waits = [], []
+    log, waits, phase = [], [], "the loss"
 
     def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
         out = kwargs.get("out", (None,))[0]
@@ -134,10 +156,16 @@ class Recorded(np.ndarray):
     def __array_function__(self, function, types, args, kwargs):
         args = plain(args)
         result = function(*args, **plain(kwargs))
-        sources = [a for a in args if isinstance(a, np.ndarray)]
+        sources = [a for arg in args for a in (arg if isinstance(arg, list) else [arg]) if isinstance(a, np.ndarray)]
         if not any(np.may_share_memory(result, a) for a in sources):  # else: a view
             note(function.__name__, sources, result)
         return recorded(result)
+
+    def __setitem__(self, key, value):
+        target, value = self.view(np.ndarray), plain(value)
+        if not np.may_share_memory(target, np.asarray(value)):  # else: the end of `a[key] += b`, nothing to copy
+            note("copy", [np.asarray(value)], target[key])
+        target[key] = value
 
     def __float__(self):
         self.waits.append(place())
@@ -170,16 +198,20 @@ def place():
 def note(name, arrays, result):
     arrays = [a for a in arrays if isinstance(a, np.ndarray)]
     read, flops = sum(a.nbytes for a in arrays), max(a.size for a in (*arrays, np.asarray(result)))
+    if name in ("copy", "stack"):
+        flops = 0
     if name == "take":  # reads the rows that it takes, not the table
-        read = result.nbytes
+        read, flops = result.nbytes, 0
     if name == "matmul":
         flops = 2 * result.size * arrays[0].shape[-1]
-        for a in arrays:
-            if a.ndim > 2 and not a.flags.c_contiguous:  # CuPy copies such operands of batched products
-                Recorded.log.append({"name": "copy", "place": place(), "flops": 0, "bytes": 2 * a.nbytes, "r": False})
+        if arrays[0].ndim > 2:
+            for a, copied in zip(arrays, cublas.copies(*map(View.of, arrays)), strict=True):
+                if copied:
+                    note("stack", [a], a)
     shapes = {n for a in arrays for n in a.shape}
     entry = {"name": name, "place": place(), "flops": flops, "bytes": read + np.asarray(result).nbytes}
     entry |= {"batched": arrays[0].ndim > 2 if arrays else False, "dtype": np.asarray(result).dtype.name}
+    entry |= {"phase": Recorded.phase, "size": np.asarray(result).size}
     Recorded.log.append(entry | {"r": 8 in shapes})  # r = 8 is a side of a product with A or B, and no other size here
 
 
@@ -187,7 +219,8 @@ def one_kernel(x):
     """GELU and its derivative as `fuse` makes them on CuPy: one pass over memory."""
     y, slope = F.gelu_erf(plain(x))
     flops = FUSED * x.size
-    Recorded.log.append({"name": "fused", "place": "functional.gelu_erf", "flops": flops, "bytes": 3 * x.nbytes})
+    entry = {"name": "fused", "place": "functional.gelu_erf", "flops": flops, "bytes": 3 * x.nbytes}
+    Recorded.log.append(entry | {"phase": Recorded.phase})
     return recorded(y), recorded(slope)
 
 
@@ -200,6 +233,7 @@ def prepare(config):
             layer.order = "merged"
         if hasattr(layer, "activation"):
             layer.activation.forward = one_kernel
+    model.forward, model.backward = during("forward", model.forward), during("backward", model.backward)
     return model
 
 
@@ -222,66 +256,62 @@ MINILM = TINY | {"vocab_size": 1000, "hidden_size": 384, "num_hidden_layers": 6,
 MINILM |= {"num_attention_heads": 12}
 
 
+def during(phase, function):
+    """The function; what it does is noted under the name of the phase."""
+
+    def call(*args, **kwargs):
+        before, Recorded.phase = Recorded.phase, phase
+        try:
+            return function(*args, **kwargs)
+        finally:
+            Recorded.phase = before
+
+    return call
+
+
 def record(model, B, T):
-    """(the log of one step, {phase: launches}, where the host waited)."""
+    """(the log of one step as a device takes it, {phase: launches}, where the host waited)."""
     params, optimizer = model.trainable_params(), AdamW(1e-3)
     optimizer.prepare(params)
-    ids, labels = batch(B, T)
-    log, launches = [], {}
-    Recorded.log, Recorded.waits = log, []
-
-    def phase(name):
-        launches[name] = len(log) - sum(launches.values())
-
-    with shared_weights(model, tokens(ids)):
-        phase("W + s B A")
-        logits, cache = model.forward(ids)
-        loss, loss_cache = F.softmax_cross_entropy(logits, labels)
-        phase("forward")
-        _, grads = model.backward(F.softmax_cross_entropy_backward(1.0, loss_cache), cache, need_dx=False)
-        phase("backward")
-    float(loss)
-    clip_grad_norm(grads, None)
-    phase("norm of the gradient")
-    optimizer.step(params, grads)
-    phase("AdamW")
-    Recorded.log = []  # what follows belongs to no step
-    return log, launches, Recorded.waits
+    optimizer._packs(params)  # as after the first step
+    with Workers(1) as workers:
+        run = steps.Steps(workers, model, Batches(*batch(B, T), B), optimizer, params, 0, None, read_every=10)
+        run.optimizer.step = during("AdamW", optimizer.step)
+        Recorded.log, Recorded.waits = log, waits = [], []
+        run.take(0, 1.0)
+        Recorded.log = []  # what follows belongs to no step
+    launches = dict.fromkeys(("W + s B A", "forward", "the loss", "backward", "norm of the gradient", "AdamW"), 0)
+    for entry in log:
+        shared = entry["place"].startswith("lora") and entry["phase"] == "the loss"
+        launches["W + s B A" if shared else entry["phase"]] += 1
+    return log, launches, waits
 
 
+optim.BLOCK = optim.MOST  # NumPy lays as many numbers end to end as stay in its cache, a device more
+parallel.cut = lambda x: [slice(0, x.shape[0])]  # NumPy cuts a batch for its threads, a device takes it whole
+steps.squared_norm = during("norm of the gradient", squared_norm)
 model = prepare(MINILM)
 tensors = len(model.trainable_params())
-log, launches, waits = record(model, 2, 128)
+log, launches, waits = record(model, 6, 128)
 total = sum(launches.values())
 for name, n in launches.items():
     print(f"{name:22} {n:5} launches {n / total:5.0%}")
 print(f"{'together':22} {total:5}        for {tensors} trained arrays")
 print(f"\nwithout fuse: {total + 6 * (FUSED - 1)}; the host waits {len(waits)} times")
-
-copies = []
-
-
-def counted(host, *args, original=backend.asarray_like, **kwargs):
-    copies.append(np.asarray(host).size)
-    return original(host, *args, **kwargs)
-
-
-original, backend.asarray_like = backend.asarray_like, counted
-record(model, 2, 128)
-backend.asarray_like = original
-print(f"host -> device beside ids and labels: {len(copies)} small ranges of {copies} numbers")
-assert len(waits) == 2 and tensors == 6 * 6 * 2 + 2
-assert launches["W + s B A"] == 3 * 36 and launches["AdamW"] == 13 * tensors
+assert not waits and tensors == 6 * 6 * 2 + 2
+assert launches["AdamW"] == 2 + 13 + 3 * 3 + tensors
 
 # %% [markdown]
-# (Not noted: a handful of operations on ids and labels alone.) Three things to see:
+# (Not noted: a handful of operations on ids, labels and the loss.) Three things to see:
 #
-# * A step is more than two thousand launches, whatever the size of the batch.
-# * AdamW has the largest single share. It does almost nothing, but 13 operations for each of 74 small arrays. On a CPU
-#   nobody notices. On a GPU an optimizer over one flat array, or one fused kernel, would be the first thing to change
-#   (exercise 3); this library does neither yet.
-# * The host waits twice, for the loss and for the norm, one right after the other, when the backward pass is in the
-#   queue. Until then it runs ahead. A `print(loss)` or an `if x.max() > 0` inside a layer would stop it every time.
+# * A step is about a thousand launches, whatever the size of the batch.
+# * AdamW is two lines of formulas for 74 small arrays. Array by array it would be 13 launches for each, as many as all
+#   the rest. `optim` lays the arrays end to end and computes once: two launches lay parameters and gradients so, 13
+#   compute, 9 heed `alive`. What is left are 74 copies, one back into each parameter (exercise 3).
+# * The host does not wait at all. A `print(loss)` or an `if x.max() > 0` inside a layer would stop it every time.
+#
+# One more way to save launches is not open to us. A *CUDA graph* records the whole step once and launches it as one.
+# CuPy 14 refuses to record calls of cuBLAS, and a step is full of those (its issue 6290).
 #
 # ## FLOPs and bytes
 #
@@ -300,15 +330,15 @@ def part(entry):
             return "products of attention"
         return "products with A or B" if entry["r"] else "products with W"
     module, function = entry["place"].split(".")
-    if entry["name"] == "copy":
-        return "copies for batched products"
+    if entry["name"] == "stack":
+        return "copies for stacked products"
     if function in ("softmax_", "_shift"):
         return "softmax"
     if function.startswith("layer_norm"):
         return "layer norm"
     if function in ("gelu_erf", "activation_backward"):
         return "GELU"
-    if module == "optim":
+    if module in ("optim", "steps"):
         return "norm of the gradient, AdamW"
     return "W + s B A, scaling" if module == "lora" else "the rest: bias, residual, heads"
 
@@ -324,16 +354,15 @@ class Step:
 
     def __init__(self, config, T):
         model = prepare(config)
-        first, second = (record(model, B, T)[0] for B in (2, 4))
+        first, second = (record(model, B, T)[0] for B in (6, 10))
         assert [part(e) for e in first] == [part(e) for e in second]
         self.model, self.parts = model, np.array([part(e) for e in first])
-        self.product = self.parts == "products with W"
-        self.product |= self.parts == "products with A or B"  # CuPy's batched products do not heed CUPY_TF32
-        self.at2, self.at4 = (np.array([[e["flops"], e["bytes"]] for e in log], float) for log in (first, second))
+        self.product = np.char.startswith(self.parts, "products")
+        self.at6, self.at10 = (np.array([[e["flops"], e["bytes"]] for e in log], float) for log in (first, second))
 
     def work(self, B):
         """(FLOPs, bytes) of each operation."""
-        return (self.at2 + (B - 2) / 2 * (self.at4 - self.at2)).T
+        return (self.at6 + (B - 6) / 4 * (self.at10 - self.at6)).T
 
     def seconds(self, B, tf32=False):
         """Least time of each operation on the device."""
@@ -341,8 +370,8 @@ class Step:
 
 
 minilm = Step(MINILM, 128)
-checked = np.array([[e["flops"], e["bytes"]] for e in record(minilm.model, 6, 128)[0]], float).T
-assert np.array_equal(minilm.work(6), checked)
+checked = np.array([[e["flops"], e["bytes"]] for e in record(minilm.model, 5, 128)[0]], float).T
+assert np.array_equal(minilm.work(5), checked)
 
 B = 16
 flops, moved = minilm.work(B)
@@ -359,12 +388,13 @@ columns["FLOP/byte"] = lambda row: f"{row['flops'] / row['bytes']:.1f}"
 columns["least us"] = lambda row: f"{1e6 * row['time']:.0f}"
 print(format_table(rows, columns))
 print(f"\nleast time on the device: {1e3 * time.sum():.1f} ms", end="; ")
-print(f"products with W, A or B: {flops[minilm.product].sum() / flops.sum():.0%} of the FLOPs,", end=" ")
-print(f"{time[minilm.product].sum() / time.sum():.0%} of the time")
+linear = minilm.product & (minilm.parts != "products of attention")
+print(f"products with W, A or B: {flops[linear].sum() / flops.sum():.0%} of the FLOPs,", end=" ")
+print(f"{time[linear].sum() / time.sum():.0%} of the time")
 needed = products(MINILM, Case(batch_size=B, seq_len=128))  # as `lorabook bench` counts them
 assert math.isclose(flops[minilm.parts == "products with W"].sum(), sum(product.flops for product in needed))
-assert 0.85 < flops[minilm.product].sum() / flops.sum() < 0.95
-assert 0.4 < time[minilm.product].sum() / time.sum() < 0.6
+assert 0.85 < flops[linear].sum() / flops.sum() < 0.95
+assert 0.4 < time[linear].sum() / time.sum() < 0.6
 
 # %% [markdown]
 # ("Least" is at the data sheet's peaks, with memory read and written by every operation. No GPU gets there.) The
@@ -473,13 +503,14 @@ else:
 # %% [markdown]
 # **float64 by accident.** A NumPy scalar is as strong as an array: one `np.sqrt` instead of `math.sqrt`, and everything
 # after it is float64, at half the bandwidth and, on most GPUs, a small fraction of the speed. The log knows every
-# dtype:
+# dtype. (Single numbers may be float64: the norm of the gradient is, on purpose.)
 
 # %%
 x = np.ones(3, "f4")
 print("x / math.sqrt(64):", (x / math.sqrt(64)).dtype, "   x / np.sqrt(64):", (x / np.sqrt(64)).dtype)
-print("dtypes in the step:", {entry.get("dtype", "float32") for entry in log})
-assert {entry.get("dtype", "float32") for entry in log} == {"float32"}
+dtypes = {entry["dtype"] for entry in log if entry.get("size", 1) > 1}
+print("dtypes of the step's arrays:", dtypes)
+assert dtypes == {"float32"}
 
 # %% [markdown]
 # **Sums in no order.** The gradient of an embedding adds rows that share an id. On a GPU that is done with atomic
@@ -491,21 +522,45 @@ print(inspect.getsource(scatter_add))
 assert not any(entry["place"] == "layers.backward" or entry["name"] == "add.at" for entry in log)
 
 # %% [markdown]
-# **Batched products copy views.** Heads are views, `k.mT` is another. NumPy hands them to BLAS as they are. CuPy 14
-# copies every operand of a batched product that is not contiguous; the log counts these copies.
+# **Stacked products copy views.** Heads are views, `k.mT` is another. NumPy hands them to BLAS as they are. CuPy's own
+# stacked product copies every operand that is not contiguous, and computes in float32 even where TF32 is asked for.
+# cuBLAS can read most views: it takes a flag, transposed or not, and a distance from one matrix of the stack to the
+# next. `backend.bmm` passes them on. One distance is not enough for the heads of several texts, which lie inside a text
+# side by side. Few texts or few heads can be a loop; else they are copied, but never the large matrices of scores.
 
 # %%
-copied = minilm.parts == "copies for batched products"
-attention = minilm.parts == "products of attention"
-print(
-    f"{attention.sum()} batched products, {copied.sum()} copies: {moved[copied].sum() / 1e6:.0f} MB more than", end=" "
-)
-print(f"the {moved[attention].sum() / 1e6:.0f} MB of the products")
-assert copied.sum() > attention.sum()
+print(inspect.getsource(cublas.layout))
+print(inspect.getsource(cublas.copies))
+
+
+def naive(a, b):
+    """Which operands CuPy's own product copies."""
+    return [not x.flags.c_contiguous for x in (a, b)]
+
+
+def ours(a, b):
+    return cublas.copies(View.of(a), View.of(b))
+
+
+T, d_head = 128, 32
+print("texts, heads   product   bytes copied by cupy.matmul   by bmm   calls of cuBLAS")
+for texts, h in ((16, 12), (4, 16), (1, 12)):
+    q, k, v, do = (np.empty((texts, T, h, d_head), "f4").transpose(0, 2, 1, 3) for _ in range(4))
+    p = np.empty((texts, h, T, T), "f4")
+    for name, a, b in (("q k^T", q, k.mT), ("p v", p, v), ("p^T do", p.mT, do)):
+        moved_by = {which: sum(x.nbytes for x, copy in zip((a, b), which(a, b), strict=True) if copy)
+                    for which in (naive, ours)}  # fmt: skip
+        kept = [View.of(x) for x, copy in zip((a, b), ours(a, b), strict=True) if not copy]
+        n = cublas.calls(*kept) if kept else 1
+        print(f"{texts:5} {h:6}   {name:14} {moved_by[naive]:20,} {moved_by[ours]:14,} {n:11}")
+        assert moved_by[ours] <= moved_by[naive] and (texts > 1 or not moved_by[ours]) and n <= cublas.CALLS
+copied, attention = minilm.parts == "copies for stacked products", minilm.parts == "products of attention"
+print(f"\nin the step: {attention.sum()} stacked products and {copied.sum()} copies, which move", end=" ")
+print(f"{moved[copied].sum() / 1e6:.0f} MB beside the {moved[attention].sum() / 1e6:.0f} MB of the products")
 
 # %% [markdown]
 # **TF32.** It keeps 10 of the 23 bits of each factor's mantissa and adds in float32. CuPy uses it only if asked to
-# (`CUPY_TF32=1`, or `--tf32` in `lorabook bench`). What it does to a product can be tried here:
+# (`CUPY_TF32=1`, or `--tf32` in `lorabook bench`), and `bmm` with it. What it does to a product can be tried here:
 
 # %%
 
@@ -563,9 +618,10 @@ print(f"predicted by the model above: {1e3 * predicted:.1f} ms, at the least")
 # ## What to remember
 #
 # * The arrays say which library computes. One `model.to(xp)` moves the work; mixed arrays are an error, not a copy.
-# * The host should ask for values rarely: twice a step here, for the loss and for the norm, at its end.
-# * A step is thousands of launches; with them it takes a fixed time, whatever the batch. Below some size nothing else
-#   counts.
+# * The host should ask for values rarely: here for losses and norms, every ten steps. What has to be decided in each
+#   step, the device decides.
+# * A step is about a thousand launches; with them it takes a fixed time, whatever the batch. Below some size nothing
+#   else counts. Many small arrays are best treated as one.
 # * Products are compute-bound from a size on (`n = 6 peak / bandwidth` for square ones in float32); all else, products
 #   with an adapter's factors included, is bound by memory.
 # * Count first, predict, then measure. This chapter has done the first two.
@@ -608,8 +664,9 @@ else:
     print(f"right: from {least(67e12, BANDWIDTH):.0f} texts on")
 
 # %% [markdown]
-# **3. A flat optimizer.** Suppose that all trained numbers were one flat array. How many launches would the norm of the
-# gradient and AdamW (no weight decay) then take together?
+# **3. The last copies.** Suppose that the parameters themselves were views of one vector, as the moments are already.
+# Nothing would have to be laid end to end for them, and nothing copied back. How many launches would AdamW take? Use
+# `launches["AdamW"]` and `tensors`.
 
 # %%
 answer = None  # your turn: an integer
@@ -618,15 +675,15 @@ answer = None  # your turn: an integer
 if answer is None:
     print("not answered yet")
 else:
-    params, grads = ({"flat": recorded(rng.standard_normal(1000).astype("f4"))} for _ in range(2))
-    optimizer = AdamW(1e-3)
-    optimizer.prepare(params)
+    flat = {"all": recorded(rng.standard_normal(1000).astype("f4"))}
+    optimizer, alive = AdamW(1e-3), np.isfinite(recorded(np.ones(())))
+    optimizer.step(flat, flat)
     Recorded.log = []
-    clip_grad_norm(grads, None)
-    optimizer.step(params, grads)
-    assert answer == len(Recorded.log)
-    now = launches["norm of the gradient"] + launches["AdamW"]
-    print(f"right: {answer} instead of {now}, and {total - now + answer:,} instead of {total:,} a step")
+    optimizer.step(
+        flat, flat, alive=alive
+    )  # a single array is where it should be: nothing is laid, nothing copied back
+    assert answer == len(Recorded.log) + 1  # and the gradients laid end to end
+    print(f"right: {answer} instead of {launches['AdamW']}, and {total - launches['AdamW'] + answer:,} a step")
 
 # %% [markdown]
 # **4. Which are float64?** `x` is a float32 array. Name the expressions whose result is not.
