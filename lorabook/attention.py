@@ -45,10 +45,11 @@ def _bias(hidden, like):
     return xp.astype(hidden, like.dtype) * float(xp.finfo(like.dtype).min / 2)
 
 
-def attention(q, k, v, heads, bias=None):
+def attention(q, k, v, heads, bias=None, keep=True):
     """o = p v with p = softmax(q k^T / sqrt(d_head) + bias), in each head (Vaswani et al. 2017, arXiv:1706.03762).
 
-    q (B, T, d), k and v (B, S, d) -> o (B, T, d). bias: None, or broadcastable to (B, heads, T, S).
+    q (B, T, d), k and v (B, S, d) -> o (B, T, d). bias: None, or broadcastable to (B, heads, T, S). Without `keep`
+    nothing is kept for a backward pass.
     """
     xp = array_namespace(q, k, v, bias)
     o, caches = xp.empty_like(q), []
@@ -58,7 +59,9 @@ def attention(q, k, v, heads, bias=None):
         bias = xp.broadcast_to(bias, shape)
     for block in _blocks(shape, xp):
         own = None if bias is None else bias[block]
-        caches.append((block, _attend(q_[block], k_[block], v_[block], own, o_[block])))
+        cache = _attend(q_[block], k_[block], v_[block], own, o_[block])
+        if keep:
+            caches.append((block, cache))
     return o, (caches, o, heads)
 
 
@@ -75,8 +78,7 @@ def _attend(q, k, v, bias, o):
     e -= shift(e, axis=-2)
     e = exp_(e)
     r = 1 / array_namespace(e).sum(e, axis=-2, keepdims=True)  # 1 / l, (b, h, 1, T)
-    bmm(e.mT, v, out=o)
-    o *= r.mT
+    o[...] = bmm(e.mT, v) * r.mT
     return q, k, v, e, r
 
 

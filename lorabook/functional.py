@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from .backend import arange_like, array_namespace, exp_, fuse, normal_distribution
+from .backend import arange_like, array_namespace, exp_, fuse, normal_cdf
 from .errors import InputError
 
 
@@ -99,10 +99,18 @@ def gelu_erf(x):
 
     Phi' = exp(-x^2 / 2) / sqrt(2 pi) is the density, so g' = Phi + x Phi'
     """
-    cdf, density = normal_distribution(x)
-    density *= x
-    density += cdf
-    return x * cdf, density
+    cdf = normal_cdf(x)
+    slope = array_namespace(x).exp(-0.5 * x * x)
+    slope *= 1 / math.sqrt(2 * math.pi)
+    slope *= x
+    slope += cdf
+    return x * cdf, slope
+
+
+@fuse
+def gelu_erf_value(x):
+    """The y of `gelu_erf` alone, at two thirds of the cost: all that inference needs."""
+    return (x * normal_cdf(x),)
 
 
 @fuse
@@ -122,6 +130,7 @@ def tanh(x, overwrite=False):
     return y, 1 - y * y
 
 
+VALUES = {"gelu": gelu_erf_value}  # where y alone costs less
 ACTIVATIONS = {"relu": relu, "gelu_tanh": gelu_tanh, "gelu": gelu_erf, "silu": silu, "tanh": tanh}
 
 

@@ -162,8 +162,8 @@ class Linear(Layer):
         dx, dweight, dbias = F.linear_backward(dout, cache, self.needs(need_dx))
         return dx, {n: g for n, g in (("weight", dweight), ("bias", dbias)) if g is not None}
 
-    def effective_weight(self, rng=None):
-        """The matrix (d_out, d_in) that forward multiplies by; None if there is none, under dropout."""
+    def effective_weight(self, N, rng=None):
+        """The matrix (d_out, d_in) that forward multiplies N rows by; None if there is no such one matrix."""
         return self.params["weight"]
 
     def grads_of_weight(self, dweight, dbias):
@@ -204,8 +204,11 @@ class Activation(Layer):
             raise InputError(f"unknown activation {name!r}; expected one of {', '.join(F.ACTIVATIONS)}")
         self.name, self.overwrite = name, overwrite
 
-    def forward(self, x, rng=None):
-        return F.ACTIVATIONS[self.name](x, self.overwrite)
+    def forward(self, x, rng=None, keep=True):
+        """Without `keep` there is no cache."""
+        function = F.ACTIVATIONS[self.name] if keep else F.VALUES.get(self.name, F.ACTIVATIONS[self.name])
+        y, *cache = function(x, self.overwrite)
+        return y, cache[0] if keep else None
 
     def backward(self, dout, cache, need_dx=True):
         return (F.activation_backward(dout, cache, self.overwrite) if need_dx else None), {}
@@ -253,7 +256,8 @@ class Sequential(Layer):
     """Children one after another. The backward pass stops below the lowest child that has anything to train.
 
     `context` (an attention bias, say) goes to every child's forward, `last` to the last child's only.
-    Without `keep` there is no cache, and no backward: every child's memory is free for the next one.
+    Without `keep`, which the children are told too, there is no cache, and no backward: every child's memory is free
+    for the next one.
     """
 
     def __init__(self, children):
@@ -261,6 +265,8 @@ class Sequential(Layer):
 
     def forward(self, x, rng=None, last=None, keep=True, **context):
         caches = []
+        if not keep:
+            context["keep"] = False
         for i, child in enumerate(self.children.values(), 1):
             x, cache = child.forward(x, rng, **context, **((last or {}) if i == len(self.children) else {}))
             if keep:

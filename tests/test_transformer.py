@@ -8,7 +8,6 @@ from checks import TOLERANCES, assert_close, assert_lives_on, linear, move, run,
 
 from lorabook import InputError, LoRAConfig, inject
 from lorabook import attention as A
-from lorabook import functional as F
 from lorabook.adapters import adapters
 from lorabook.backend import array_namespace, asarray_like, to_numpy
 from lorabook.gradcheck import check_layer, complex_step

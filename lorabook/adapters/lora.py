@@ -132,14 +132,15 @@ class LoRALinear(Layer):
         weight += self.params["weight"]
         return weight
 
-    def effective_weight(self, rng=None):
-        """W + s B A, or None under dropout. See `layers.Linear.effective_weight`."""
+    def effective_weight(self, N, rng=None):
+        """W + s B A, or None under dropout and in the factored order. See `layers.Linear.effective_weight`."""
         if self.merged:
             return self.params["weight"]
         if rng is not None and self.lora_dropout:
             return None
-        shared = self._shared_weight  # read once: threads may drop it
-        return self.merged_weight() if shared is None else shared
+        if (shared := self._shared_weight) is not None:  # read once: threads may drop it
+            return shared
+        return self.merged_weight() if self._merges(N) else None
 
     def grads_of_weight(self, dweight, dbias):
         """As of a Linear, where a full gradient dW is there anyway: dA = s B^T dW and dB = s dW A^T."""
@@ -169,10 +170,9 @@ class LoRALinear(Layer):
         W, b, A, B = (self.params.get(name) for name in ("weight", "bias", "lora_A", "lora_B"))
         if self.merged:
             return F.linear(x, W, b)[0], None
-        p, shared = 0.0 if rng is None else self.lora_dropout, self._shared_weight  # read once: threads may drop it
-        if p == 0 and (shared is not None or self._merges(math.prod(x.shape[:-1]))):
-            W = self.merged_weight() if shared is None else shared
-            return F.linear(x, W, b)[0], (x, W, None, None)
+        if (effective := self.effective_weight(math.prod(x.shape[:-1]), rng)) is not None:
+            return F.linear(x, effective, b)[0], (x, effective, None, None)
+        p = 0.0 if rng is None else self.lora_dropout
         M = asarray_like((rng.random(x.shape) >= p) / (1 - p), x) if p else None
         z = F.linear(x if M is None else x * M, A)[0]  # (..., r)
         y = F.linear(x, W, b)[0]  # (..., d_out)

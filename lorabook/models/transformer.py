@@ -4,6 +4,7 @@ Every forward stands above its backward; both call the layers that they are made
 """
 
 import itertools
+import math
 
 from ..absorbed import absorbed_attention, absorbed_attention_backward, absorbing_is_cheaper
 from ..attention import attention, attention_backward
@@ -24,18 +25,18 @@ class SelfAttention(Layer):
             raise InputError(f"the width of attention must be a multiple of its heads; got {width} and {heads}")
         self.heads = heads
 
-    def forward(self, x, rng=None, bias=None, first=None):
+    def forward(self, x, rng=None, bias=None, first=None, keep=True):
         query, key, value = self.children.values()
         if first is not None and bias is not None and bias.shape[-2] > 1:
             bias = bias[..., :first, :]  # a row for each token that asks
         q, query_cache = query.forward(x if first is None else x[:, :first, :], rng)
         if absorbing_is_cheaper(q.shape[1], x.shape[1], self.heads, q.shape[2]):
-            W_k, W_v = (layer.effective_weight(rng) for layer in (key, value))
+            W_k, W_v = (layer.effective_weight(math.prod(x.shape[:-1]), rng) for layer in (key, value))
             if W_k is not None and W_v is not None:
                 o, cache = absorbed_attention(q, x, W_k, W_v, value.params.get("bias"), self.heads, bias)
                 return o, (query_cache, (key.merged or value.merged), cache)
         (k, key_cache), (v, value_cache) = key.forward(x, rng), value.forward(x, rng)
-        o, cache = attention(q, k, v, self.heads, bias)
+        o, cache = attention(q, k, v, self.heads, bias, keep)
         return o, (query_cache, key_cache, value_cache, cache)
 
     def backward(self, dout, caches, need_dx=True):
@@ -134,12 +135,12 @@ class PostNormBlock(Layer):
             self.children["output"],
         )
 
-    def forward(self, x, rng=None, bias=None, first=None):
+    def forward(self, x, rng=None, bias=None, first=None, keep=True):
         attention, attention_output, intermediate, output = self._parts()
-        a, attention_cache = attention.forward(x, rng, bias, first)
+        a, attention_cache = attention.forward(x, rng, bias, first, keep)
         u, attention_output_cache = attention_output.forward(a, x[:, : a.shape[1], :], rng)
         h, intermediate_cache = intermediate.forward(u, rng)
-        h, activation_cache = self.activation.forward(h)
+        h, activation_cache = self.activation.forward(h, keep=keep)
         y, output_cache = output.forward(h, u, rng)
         return y, (attention_cache, attention_output_cache, intermediate_cache, activation_cache, output_cache)
 
@@ -191,15 +192,15 @@ class PreNormBlock(Layer):
             LayerNorm.unit(d, eps), SelfAttention(query, key, value, heads), output, LayerNorm.unit(d, eps), up, down
         )
 
-    def forward(self, x, rng=None, bias=None):
+    def forward(self, x, rng=None, bias=None, keep=True):
         norm1, attention, output, norm2, up, down = self.children.values()
         n, norm1_cache = norm1.forward(x)
-        a, attention_cache = attention.forward(n, rng, bias)
+        a, attention_cache = attention.forward(n, rng, bias, keep=keep)
         u, output_cache = output.forward(a, rng)
         u += x
         n, norm2_cache = norm2.forward(u)
         h, up_cache = up.forward(n, rng)
-        h, activation_cache = self.activation.forward(h)
+        h, activation_cache = self.activation.forward(h, keep=keep)
         y, down_cache = down.forward(h, rng)
         y += u
         return y, (norm1_cache, attention_cache, output_cache, norm2_cache, up_cache, activation_cache, down_cache)

@@ -9,7 +9,6 @@ import numpy as np
 
 from lorabook import LoRAConfig, environment, inject
 from lorabook import attention as A
-from lorabook import functional as F
 from lorabook.gradcheck import complex_step, relative_error
 from lorabook.layers import Sequential
 from lorabook.models.transformer import PostNormBlock
