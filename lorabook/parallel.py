@@ -40,13 +40,13 @@ def tokens(x):
     return math.prod(x.shape) if are_ids(x) else x.shape[0]
 
 
-def cut(x):
-    """The slices of a batch's rows: an even number of shards of about 512 tokens, or one for a small batch.
+def cut(x, size=SHARD_TOKENS):
+    """The slices of a batch's rows: an even number of shards of about `size` tokens, or one for a small batch.
 
     At most one shard a row; on a GPU always one: there, one large product is what is fast.
     """
     rows, small = x.shape[0], tokens(x) < SHARD_TOKENS / 2 or array_namespace(x).__name__ == "cupy"
-    n = 1 if small else min(rows, 2 * max(1, round(tokens(x) / (2 * SHARD_TOKENS))))
+    n = 1 if small else min(rows, 2 * max(1, round(tokens(x) / (2 * size))))
     edges = [i * rows // n for i in range(n + 1)]
     return [slice(*edge) for edge in itertools.pairwise(edges)]
 
@@ -118,6 +118,14 @@ class Workers:
         for shard_loss, shard_grads in self.shards(model, x, y, rng):
             loss, grads = loss + shard_loss, add_grads(grads, shard_grads)
         return loss, grads
+
+    def predict(self, model, x):
+        """The model's output for a batch; shards are twice as large as in training, since nothing is kept of them."""
+        shards = cut(x, 2 * SHARD_TOKENS)
+        few = len(shards) == 1 and are_ids(x)
+        with self._blas.limit(limits=self.n if few else 1):
+            parts = list((map if few else self.map)(lambda shard: model.predict(x[shard, ...]), shards))
+        return parts[0] if len(parts) == 1 else array_namespace(*parts).concat(parts)
 
     # What takes several processes, and is nothing for one: see `ranks.Ranks`.
 

@@ -7,7 +7,7 @@ from ..backend import data_like, get_xp
 from ..hub import locate
 from ..models.bert import BertForSequenceClassification
 from ..optim import AdamW
-from ..parallel import Workers, cut
+from ..parallel import Workers
 from .case import LABELS, RANDOM
 from .devices import CupyDevice, Host
 
@@ -43,11 +43,7 @@ def _forward(case, model):
     merge(model)
     workers = _workers(case)
 
-    def forward():
-        for _ in workers.map(lambda rows: model.predict(ids[rows, ...]), cut(ids)):
-            pass
-
-    return forward
+    return lambda: workers.predict(model, ids)
 
 
 def network(case):
