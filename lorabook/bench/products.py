@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ..absorbed import absorbing_is_cheaper
 from ..adapters import LoRAConfig
 from .case import LABELS
 
@@ -40,9 +41,10 @@ def products(config, case, method="lora"):
                               everything; with LoRA the lowest adapted layers are the bottom. query, key and value of
                               one block stand side by side, none below another
 
-    The classifier reads the hidden state of the first token only. So of the last block only key and value are needed
-    for all B T tokens; its query, attention output and MLP for the B first tokens, in both directions. Inference is the
-    forward part alone: a merged adapter costs nothing.
+    The classifier reads the hidden state of the first token only. So the last block's products are needed for the B
+    first tokens, in both directions; those of key and value too, whose weights can be absorbed (see `absorbed`), unless
+    texts are so short that making keys and values costs less. Inference is the forward part alone: a merged adapter
+    costs nothing.
 
     Not counted, so that the share of a step that this makes out is rather too low than too high: the products inside
     attention (q k^T, p v), and those with the factors of rank r, which each contraction order has in another number.
@@ -73,13 +75,15 @@ def _linears(config, case):
     """[(path, level, N, d_in, d_out)] from bottom to top; layers on one level do not feed each other."""
     d, d_mlp, last = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"] - 1
     B, tokens = case.batch_size, case.batch_size * case.seq_len
+    absorbed = absorbing_is_cheaper(1, case.seq_len, config["num_attention_heads"], d)
     layers = []
     for i in range(last + 1):
         N, path = B if i == last else tokens, f"bert.encoder.layer.{i}"
+        read = N if absorbed else tokens
         layers += [
             (f"{path}.attention.self.query", 4 * i, N, d, d),
-            (f"{path}.attention.self.key", 4 * i, tokens, d, d),
-            (f"{path}.attention.self.value", 4 * i, tokens, d, d),
+            (f"{path}.attention.self.key", 4 * i, read, d, d),
+            (f"{path}.attention.self.value", 4 * i, read, d, d),
             (f"{path}.attention.output.dense", 4 * i + 1, N, d, d),
             (f"{path}.intermediate.dense", 4 * i + 2, N, d, d_mlp),
             (f"{path}.output.dense", 4 * i + 3, N, d_mlp, d),
