@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from . import plotting, plotting_bench, plotting_reviews, review_directions, reviews
-from .bench import series
+from .bench import Case, series
 from .bounds import bound_sweep
 from .data import SHIFTS, csv_task, digits
 from .errors import InputError
@@ -74,6 +74,10 @@ def _step_time(jobs, progress, runs):
     return series.step_time(progress=progress)
 
 
+def _step_scaling(jobs, progress, runs):
+    return series.scaling(Case(), vs="peft", progress=progress)
+
+
 def _plot_rank_vs_error(rows):
     return plotting.rank_vs_error(rows, digits_title())
 
@@ -89,7 +93,8 @@ FIGURES = {
     "reviews_amplification": Figure(review_directions.amplifications, plotting_reviews.amplifications),
     "reviews_spectrum": Figure(review_directions.spectra, plotting_reviews.spectra),
     "reviews_intruders": Figure(review_directions.intruders, plotting_reviews.intruders),
-    "step_time": Figure(_step_time, plotting_bench.step_time),  # needs PEFT
+    "step_time": Figure(_step_time, plotting_bench.step_time),  # these two need PEFT
+    "step_scaling": Figure(_step_scaling, plotting_bench.step_scaling),
 }
 
 
