@@ -354,6 +354,8 @@ MUTANTS = {
             ("no residual around the MLP", "output.forward(h, u, rng)", "output.forward(h, x, rng)"),
             ("no mask", "attention.forward(x, rng, bias, first", "attention.forward(x, rng, None, first"),
             ("all tokens ask", "rng, bias, first, keep)", "rng, bias, None, keep)"),
+            ("scores kept all the same", "rng, bias, first, keep)", "rng, bias, first)"),
+            ("slopes kept all the same", "forward(h, keep=keep)", "forward(h)"),
             ("residual of all tokens", "x[:, : a.shape[1], :]", "x"),
             ("residual of the last tokens", "x[:, : a.shape[1], :]", "x[:, -a.shape[1] :, :]"),
             ("no dropout in the MLP", "intermediate.forward(u, rng)", "intermediate.forward(u)"),
@@ -372,6 +374,8 @@ MUTANTS = {
             ("stops too early", "below_intermediate or intermediate.trains()", "below_intermediate"),
         ],
         "models.transformer:PreNormBlock.forward": [
+            ("scores kept all the same", "rng, bias, keep=keep)", "rng, bias)"),
+            ("slopes kept all the same", "forward(h, keep=keep)", "forward(h)"),
             ("no residual around attention", "u += x", "u += n"),
             ("no residual around the MLP", "y += u", "y += n"),
             ("MLP of what was not normalised", "up.forward(n, rng)", "up.forward(u, rng)"),
@@ -410,12 +414,15 @@ MUTANTS = {
             ("dout past the norm", "if not inside:", "dx = dout\n    if not inside:"),
         ],
         "models.bert:BertModel.forward": [
+            ("padding unseen where one token is none", "mask.all()", "mask.any()"),
+            ("everything kept", '{"first": first}, keep, bias', '{"first": first}, True, bias'),
             ("tokens hidden, not padding", "ids != self.pad_token_id", "ids == self.pad_token_id"),
             ("padding seen", '{"first": first}, keep, bias=bias', '{"first": first}, keep, bias=None'),
         ],
         "layers:Sequential.forward": [
             ("the first token in every block", "if i == len(self.children)", "if True"),
             ("all tokens in the last block", "(last or {}) if", "{} if"),
+            ("caches kept all the same", "        if keep:\n", "        if True:\n"),
         ],
         "models.bert:BertModel.backward": [
             ("embeddings always", 'self.children["embeddings"].trains()', "True"),
@@ -451,6 +458,29 @@ MUTANTS = {
     "test_functional": {
         "functional:softmax": [
             ("softmax writes into x", "array_namespace(x).asarray(x, copy=True)", "x"),
+        ],
+        "functional:gelu_erf_value": [
+            ("Phi alone", "x * normal_cdf(x)", "normal_cdf(x)"),
+        ],
+        "functional:activation_backward": [
+            ("a new array all the same", "if not overwrite:", "if True:"),
+            ("dout written over unasked", "if not overwrite:", "if False:"),
+        ],
+        "functional:row_sums": [
+            (
+                "the last feature left out",
+                "flat @ xp.ones_like(flat[0, :])",
+                "flat[:, :-1] @ xp.ones_like(flat[0, :-1])",
+            ),
+            ("leading axes lost", "x.shape[:-1])", "(-1,))"),
+        ],
+        "functional:row_means": [
+            ("sums", " * (1 / x.shape[-1])", ""),
+            ("over d - 1", "x.shape[-1])", "(x.shape[-1] - 1))"),
+            ("over the rows", "x.shape[-1]", "x.shape[0]"),
+        ],
+        "functional:shift": [
+            ("complex", 'xp.real(x) if xp.isdtype(x.dtype, "complex floating") else x', "x"),
         ],
         "functional:softmax_": [
             ("softmax overflows", "x -= shift(x)", "pass"),
@@ -490,7 +520,15 @@ MUTANTS = {
             ("dx always", '{"x"} if need_dx else self.trainable', '{"x"}'),
             ("everything always", "self.trainable | {", "set(self.params) | {"),
         ],
+        "layers:Activation.forward": [
+            ("x written over unasked", "function(x, self.overwrite)", "function(x, True)"),
+            ("x never written over", "function(x, self.overwrite)", "function(x)"),
+            ("slopes kept all the same", "cache[0] if keep else None", "cache[0] if cache else None"),
+            ("slopes computed all the same", "if keep else F.VALUES.get(self.name, F.ACTIVATIONS[self.name])", ""),
+        ],
         "layers:Activation.backward": [
+            ("dout written over unasked", "cache, self.overwrite)", "cache, True)"),
+            ("dout never written over", "cache, self.overwrite)", "cache)"),
             ("dx always", "if need_dx else None", "if True else None"),
         ],
         "layers:Sequential.backward": [
@@ -606,11 +644,27 @@ MUTANTS = {
             ("the last shard left out", "range(n + 1)", "range(n)"),
             ("overlapping", "slice(*edge)", "slice(edge[0], edge[1] + 1)"),
             ("an odd number", "2 * max(1, round(tokens(x) / (2 * size)))", "max(2, round(tokens(x) / size))"),
+            ("of 512 tokens always", "(2 * size)", "(2 * SHARD_TOKENS)"),
             ("more shards than rows", "min(rows, 2 * max(1", "(2 * max(1"),
             ("all that is left to the last", "i * rows // n for", "min(i * (rows // n), rows) if i < n else rows for"),
             ("small batches cut too", "1 if small else", "1 if False else"),
             ("one shard always", "1 if small else", "1 if True else"),
             ("rows, not tokens", "small = x.shape[0], tokens(x)", "small = x.shape[0], x.shape[0]"),
+        ],
+        "parallel:Workers.predict": [
+            ("shards as in training", "cut(x, 2 * SHARD_TOKENS)", "cut(x)"),
+            ("the batch in one piece", "cut(x, 2 * SHARD_TOKENS)", "[slice(None)]"),
+            (
+                "the last shard alone",
+                "parts[0] if len(parts) == 1 else array_namespace(*parts).concat(parts)",
+                "parts[-1]",
+            ),
+            ("in another order", ".concat(parts)", ".concat(parts[::-1])"),
+            ("every shard the first rows", "x[shard, ...]", "x[: shard.stop - shard.start, ...]"),
+            ("nothing is left to BLAS", "self.n if few else 1", "1"),
+            ("everything is left to BLAS", "self.n if few else 1", "self.n"),
+            ("features are left to BLAS", " and are_ids(x)", ""),
+            ("what is left to BLAS on another thread", "(map if few else self.map)", "self.map"),
         ],
         "parallel:tokens": [
             ("features counted", "if are_ids(x) else x.shape[0]", ""),
@@ -685,6 +739,17 @@ MUTANTS = {
             ("the first block again", "if start else first", "if start > BLOCK else first"),
             ("everything in the dtype of x", "y.dtype", "x.dtype"),
             ("flat", "out.reshape(x.shape)", "out"),
+            ("over its input never", "[flat] * overwrite", "[np.empty(flat.shape, x.dtype)] * overwrite"),
+            ("over its input always", "[flat] * overwrite", "[flat]"),
+            (
+                "the first output over the input",
+                "outputs += [flat] * overwrite",
+                "outputs = [flat] * overwrite + outputs",
+            ),
+        ],
+        "backend:fuse": [
+            ("over its input unasked", "overwrite and x.flags.c_contiguous", "x.flags.c_contiguous"),
+            ("no blocks", "x.size > 2 * BLOCK", "False"),
         ],
         "backend:exp_": [
             ("a copy", "xp.exp(x, out=x)", "xp.exp(x)"),

@@ -373,6 +373,33 @@ def test_fuse_in_blocks_gives_what_the_whole_gives(rng, kind):
     assert same_bits(x, before)
 
 
+@pytest.mark.parametrize("kind", LARGE)
+def test_fuse_over_its_input_gives_the_same(rng, kind):
+    x = np.require(LARGE[kind](rng), requirements="W" if kind != "one row repeated" else ())
+    wanted = x * x + x, 2 * x
+    base, before = (x, None) if x.base is None else (x.base, x.base.copy())
+    total, twice = fuse(lambda x: (x * x + x, 2 * x))(x, overwrite=True)
+    assert same_bits(total, wanted[0]) and same_bits(twice, wanted[1])
+    assert not np.shares_memory(total, x)
+    assert np.shares_memory(twice, x) == x.flags.c_contiguous
+    assert before is None or same_bits(base, before)  # what stands between the rows of a view
+
+
+def test_fuse_over_its_input_with_one_output(rng):
+    x = rng.standard_normal((3, BLOCK + 5))
+    want = 2 * x
+    (twice,) = fuse(lambda x: (2 * x,))(x, overwrite=True)
+    assert same_bits(twice, want) and np.shares_memory(twice, x)
+
+
+@pytest.mark.parametrize("size", [3, 3 * BLOCK])
+def test_fuse_leaves_its_input_if_not_told_otherwise(rng, size):
+    x = rng.standard_normal(size)
+    before = x.copy()
+    fuse(lambda x: (x + 1, 2 * x))(x)
+    assert same_bits(x, before)
+
+
 @pytest.mark.parametrize("size", [0, 1, 2 * BLOCK, 2 * BLOCK + 1, 3 * BLOCK, 3 * BLOCK + 1])
 def test_fuse_at_the_edges_of_blocks(size):
     x = np.arange(size, dtype="f4")

@@ -159,6 +159,23 @@ def test_a_hidden_token_gets_no_gradient(rng, name):
     assert np.all(np.abs(dx[MASK]).max(axis=-1) > 0)
 
 
+# ---- without keep ----------------------------------------------------------------------------------------------------
+
+
+@EVERY_PART
+@EVERY_BIAS
+def test_without_keep_the_same_bits_and_neither_scores_nor_slopes(rng, name, kind):
+    layer, x = PARTS[name](rng), tokens(rng)
+    y, (*caches,) = layer.forward(x, bias=bias_of(kind, x))
+    y_, (*caches_,) = layer.forward(x, bias=bias_of(kind, x), keep=False)
+    assert same_bits(y_, y)
+    attention_at, activation_at = {"attention": (None, None), "post_norm": (0, 3), "pre_norm": (1, 5)}[name]
+    for kept, parts in ((True, caches), (False, caches_)):
+        *_, (scores, *_) = parts if attention_at is None else parts[attention_at]
+        assert bool(scores) == kept
+        assert activation_at is None or (parts[activation_at] is not None) == kept
+
+
 # ---- only what is needed ---------------------------------------------------------------------------------------------
 
 
