@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from lorabook import LoRAConfig, LoRALinear, inject
-from lorabook.backend import array_namespace, to_numpy
+from lorabook.attention import causal_bias, padding_bias
+from lorabook.backend import array_namespace, asarray_like, to_numpy
 from lorabook.data import Task
 from lorabook.io import write_safetensors
 from lorabook.layers import Activation, LayerNorm, Linear, Sequential, Softmax
@@ -111,6 +112,20 @@ def run(layer, x, dout, seed=None, **options):
     """Output, dx and gradients of one pass."""
     y, cache = layer.forward(x, None if seed is None else np.random.default_rng(seed))
     return y, *layer.backward(dout, cache, **options)
+
+
+# ---- what attention does not see -------------------------------------------------------------------------------------
+
+MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 1, 0]], bool)
+
+
+def bias_of(kind, like):
+    """The bias of this kind for an input like (B, T, d); None for "none"."""
+    biases = [causal_bias(like.shape[1], like)] if "causal" in kind else []
+    if "padding" in kind:
+        mask = asarray_like(MASK[: like.shape[0]], like, dtype=array_namespace(like).bool)
+        biases.append(padding_bias(mask, like))
+    return sum(biases[1:], start=biases[0]) if biases else None
 
 
 # ---- a tiny BERT, in memory and as a Hugging Face folder -------------------------------------------------------------

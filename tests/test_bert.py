@@ -21,6 +21,7 @@ from checks import (
 
 from lorabook import FormatError, InputError, LoRAConfig, inject
 from lorabook.adapters import adapters, merge, unload
+from lorabook.attention import padding_bias
 from lorabook.backend import to_numpy
 from lorabook.data import Batches
 from lorabook.gradcheck import check_layer, complex_step
@@ -618,6 +619,19 @@ def test_a_saved_classifier_has_the_configs_spread():
     weight = model.named_params()["classifier.weight"]
     assert weight.std() == pytest.approx(0.05, rel=0.02)
     assert abs(weight.mean()) < 0.001
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("first", [1, None])
+def test_no_bias_has_the_bits_of_a_bias_of_zeros(rng, dtype, first):
+    bert, ids = tiny_bert(rng, dtype=dtype).children["bert"], 1 + tiny_ids() % 11
+    x, _ = bert.children["embeddings"].forward(ids)
+    bias = padding_bias(ids != 0, x)
+    assert not bias.any()
+    blocks = bert.children["encoder"].children["layer"]
+    want, _ = blocks.forward(x, None, {"first": first}, bias=bias)
+    got, _ = bert.forward(ids, first=first)
+    assert same_bits(got, want)
 
 
 @pytest.mark.parametrize("head", [BertForSequenceClassification, BertForTokenClassification, BertForSentenceEmbedding])

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
-from checks import TOLERANCES, assert_close, assert_lives_on
+from checks import TOLERANCES, assert_close, assert_lives_on, same_bits
 
 from lorabook import functional as F
-from lorabook.backend import to_numpy
+from lorabook.backend import BLOCK, to_numpy
 
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 SHAPES = pytest.mark.parametrize("shape", [(5,), (4, 5), (2, 3, 5)], ids=str)
@@ -118,6 +118,84 @@ def test_exact_gelu_and_its_approximation_differ_by_less_than_5e4(put):
     exact, approximate = F.gelu_erf(x)[0], F.gelu_tanh(x)[0]
     gap = np.max(np.abs(to_numpy(exact) - to_numpy(approximate)))
     assert 1e-4 < gap < 5e-4
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [7, 2 * BLOCK + 3])
+def test_values_alone_have_the_bits_of_the_pair(put, rng, dtype, size):
+    x = put(3 * rng.standard_normal(size), dtype)
+    assert F.VALUES.keys() <= F.ACTIVATIONS.keys()
+    for name, function in F.VALUES.items():
+        y, *slope = function(x)
+        assert not slope
+        assert_lives_on(x, y)
+        assert same_bits(y, F.ACTIVATIONS[name](x)[0])
+
+
+def test_exact_gelu_in_float32():
+    """Its value is x Phi, so the error of Phi, 2e-7 at most, counts x times; then the product is rounded."""
+    x = np.linspace(-12, 12, 1_000_001, dtype="f4")
+    y, slope = F.gelu_erf(x)
+    value, derivative = (f(x.astype(float)) for f in REFERENCES["gelu"])
+    assert np.all(np.abs(y - value) <= 2e-7 * np.abs(x) + 6e-8 * np.abs(value))
+    assert np.abs(slope - derivative).max() < 3e-7
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("size", [7, 2 * BLOCK + 3])
+def test_only_who_allows_it_is_written_over(rng, name, size):
+    x, dout = rng.standard_normal(size), rng.standard_normal(size)
+    held = x.copy(), dout.copy()
+    y, slope = F.ACTIVATIONS[name](x)
+    dx = F.activation_backward(dout, slope)
+    assert same_bits(x, held[0]) and same_bits(dout, held[1])
+    y_, slope_ = F.ACTIVATIONS[name](x, overwrite=True)
+    dx_ = F.activation_backward(dout, slope_, overwrite=True)
+    assert dx_ is dout
+    assert all(same_bits(a, b) for a, b in ((y_, y), (slope_, slope), (dx_, dx)))
+
+
+@pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "silu"])
+def test_the_slope_of_a_large_array_takes_its_memory(rng, name):
+    x = rng.standard_normal((3, BLOCK))
+    _, slope = F.ACTIVATIONS[name](x, overwrite=True)
+    assert np.shares_memory(slope, x)
+
+
+# ---- sums and means along the last axis ------------------------------------------------------------------------------
+
+
+@DTYPES
+@SHAPES
+def test_row_sums_and_means(put, rng, dtype, shape):
+    (x,) = draw(rng, dtype, shape)
+    sums, means = F.row_sums(put(x, dtype)), F.row_means(put(x, dtype))
+    assert_lives_on(put(x, dtype), sums, means)
+    assert_close(sums, x.sum(axis=-1), TOLERANCES[dtype])
+    assert_close(means, x.mean(axis=-1, keepdims=True), TOLERANCES[dtype])
+
+
+def test_row_sums_and_means_of_a_complex_step(put, rng):
+    x = rng.standard_normal((2, 3, 5)) + 1e-30j * rng.standard_normal((2, 3, 5))
+    for got, want in ((F.row_sums(put(x)), x.sum(axis=-1)), (F.row_means(put(x)), x.mean(axis=-1, keepdims=True))):
+        assert_lives_on(put(x), got)
+        assert_close(to_numpy(got).real, want.real)
+        assert_close(to_numpy(got).imag, want.imag)
+
+
+def test_row_sums_of_views(rng):
+    x = rng.standard_normal((6, 4, 10))
+    for view in (x[::2], x[..., ::-1], x.swapaxes(0, 2), x[:, :1, 3:]):
+        assert_close(F.row_sums(view), view.sum(axis=-1))
+
+
+@pytest.mark.parametrize("axis", [-1, -2])
+def test_shifts_are_the_real_maxima(put, rng, axis):
+    x = rng.standard_normal((2, 3, 5))
+    for array in (put(x), put(x + 1e-30j)):
+        got = F.shift(array, axis)
+        assert_lives_on(put(x), got)
+        assert same_bits(got, x.max(axis=axis, keepdims=True))
 
 
 # ---- softmax ---------------------------------------------------------------------------------------------------------

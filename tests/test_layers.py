@@ -3,11 +3,13 @@ import pytest
 from checks import LAYERS, TOLERANCES, assert_close, assert_lives_on, dropout_seed, linear, lora, move, run, same_bits
 
 from lorabook import LoRALinear, inject
+from lorabook import functional as F
 from lorabook.adapters import LoRAConfig
-from lorabook.backend import get_xp, to_numpy
+from lorabook.backend import BLOCK, get_xp, to_numpy
 from lorabook.errors import InputError
 from lorabook.layers import Activation, Layer, LayerNorm, Linear, Sequential, add_grads
 from lorabook.models import MLP
+from lorabook.models.transformer import PostNormBlock
 
 EVERY_LAYER = pytest.mark.parametrize("name", LAYERS)
 DETERMINISTIC = pytest.mark.parametrize("name", [n for n in LAYERS if dropout_seed(n) is None])
@@ -101,6 +103,78 @@ def test_add_grads_leaves_the_shards(rng):
     total = add_grads(add_grads(add_grads({}, first), second), first)
     assert {n: a.tolist() for n, a in total.items()} == {"a": [3, 3], "b": [1, 1, 1]}
     assert (first["a"].tolist(), second["a"].tolist()) == ([1, 1], [1, 1])
+
+
+# ---- activations over what they are given ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", F.ACTIVATIONS)
+@pytest.mark.parametrize("width", [5, BLOCK + 1])
+def test_an_activation_leaves_what_others_may_read(rng, name, width):
+    layer, x, dout = Activation(name), rng.standard_normal((3, width)), rng.standard_normal((3, width))
+    before = x.copy(), dout.copy()
+    y, cache = layer.forward(x)
+    first, second = layer.backward(dout, cache)[0], layer.backward(dout, cache)[0]
+    assert same_bits(x, before[0]) and same_bits(dout, before[1])
+    assert same_bits(first, second)
+    got, none = layer.forward(x, keep=False)
+    assert same_bits(got, y) and none is None
+    assert same_bits(x, before[0])
+
+
+@pytest.mark.parametrize("name", F.ACTIVATIONS)
+@pytest.mark.parametrize("width", [5, BLOCK + 1])
+def test_an_activation_that_overwrites_gives_the_same_bits(rng, name, width):
+    x, dout = rng.standard_normal((3, width)), rng.standard_normal((3, width))
+    want = run(Activation(name), x, dout)
+    given = dout.copy()
+    y, dx, _ = run(Activation(name, overwrite=True), x.copy(), given)
+    assert same_bits(y, want[0]) and same_bits(dx, want[1])
+    assert dx is given
+    y, none = Activation(name, overwrite=True).forward(x.copy(), keep=False)
+    assert same_bits(y, want[0]) and none is None
+
+
+def test_a_large_activation_keeps_its_slope_where_x_was(rng):
+    x = rng.standard_normal((3, BLOCK)).astype("f4")
+    _, slope = Activation("gelu", overwrite=True).forward(x)
+    assert np.shares_memory(slope, x)
+
+
+def test_without_keep_gelu_computes_no_slope(rng):
+    layer, called = Activation("gelu"), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(F.ACTIVATIONS, "gelu", lambda *args: called.append(args))
+        layer.forward(rng.standard_normal(5), keep=False)
+    assert not called
+
+
+def large_block(rng):
+    block = PostNormBlock.random(8, 2, BLOCK // 128 + 3, rng)
+    return block, block.activation, rng.standard_normal((2, 128, 8)).astype("f4")
+
+
+def large_mlp(rng):
+    model = MLP((8, BLOCK // 128 + 3, 8), "gelu", rng=rng)
+    return model, model.children["act1"], rng.standard_normal((2, 128, 8)).astype("f4")
+
+
+@pytest.mark.parametrize("made", [large_block, large_mlp])
+def test_what_overwrites_inside_gives_the_same_bits_and_writes_to_nothing(rng, made):
+    model, activation, x = made(rng)
+    dout, results = rng.standard_normal(x.shape).astype("f4"), []
+    held = {"x": x, "dout": dout, **model.named_params()}
+    before = {n: a.copy() for n, a in held.items()}
+    assert activation.overwrite
+    for activation.overwrite in (True, False):
+        y, cache = model.forward(x)
+        kept = y.copy()
+        results += [(y, *model.backward(dout, cache)) for _ in range(2)]
+        assert same_bits(y, kept)
+    assert all(same_bits(array, before[n]) for n, array in held.items())
+    for y, dx, grads in results[1:]:
+        assert same_bits(y, results[0][0]) and same_bits(dx, results[0][1])
+        assert all(same_bits(grad, results[0][2][path]) for path, grad in grads.items())
 
 
 # ---- only what trains gets a gradient --------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from checks import assert_close, assert_lives_on, same_bits
 
 from lorabook import InputError, optim
 from lorabook.backend import to_numpy
-from lorabook.optim import OPTIMIZERS, SGD, AdamW, clip_grad_norm, grad_norm, schedule
+from lorabook.optim import OPTIMIZERS, SGD, AdamW, clip_grad_norm, grad_norm, schedule, squared_norm
 
 DTYPES = pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float64", 1e-14)])
 STEPS = 10
@@ -310,8 +310,10 @@ def test_grad_norm_is_over_all_gradients(put):
 
 
 def test_grad_norm_is_the_same_in_every_order(put):
-    grads = {name: put([value], "float32") for name, value in (("a", 4096), ("b", 1), ("c", 1))}  # 2^24 + 1 is 2^24
-    assert grad_norm(grads) == grad_norm(dict(reversed(grads.items())))
+    grads = {name: put([value]) for name, value in (("a", 2.0**27), ("b", 1.2), ("c", 1.2))}  # 2^54 + 1.44 is 2^54
+    other = dict(reversed(grads.items()))
+    assert float(squared_norm(grads)) == float(squared_norm(other)) == 2.0**54
+    assert grad_norm(grads) == grad_norm(other)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -19,7 +19,7 @@ from lorabook.backend import to_numpy
 from lorabook.data import Batches
 from lorabook.jobs import evaluate
 from lorabook.layers import add_grads
-from lorabook.models import MLP
+from lorabook.models import MLP, transformer
 from lorabook.optim import AdamW
 from lorabook.parallel import Workers, cores, cut, keep_freed_memory, tokens
 from lorabook.train import train
@@ -398,6 +398,88 @@ def test_as_many_targets_as_rows(rows, targets):
     (x, _), (_, y) = texts(rows), texts(targets)
     with pytest.raises(InputError, match=f"as many targets as rows, and some; got {rows} rows, {targets} targets"):
         step(2, made("full"), x, y)
+
+
+# ---- predictions -----------------------------------------------------------------------------------------------------
+
+
+def predicted(n, model, x):
+    with Workers(n) as team:
+        return team.predict(model, x)
+
+
+def shards_of(n, model, x):
+    """[(rows, threads of BLAS, whether on the main thread)] of every call of model.predict, in order of the rows."""
+    seen = []
+
+    def predict(rows):
+        seen.append((rows, blas_threads(), threading.current_thread() is threading.main_thread()))
+        return type(model).predict(model, rows)
+
+    model.predict = predict
+    predicted(n, model, x)
+    starts = [row.tobytes() for row in x]
+    return sorted(seen, key=lambda call: starts.index(call[0][0].tobytes()))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float64", 1e-13)])
+@pytest.mark.parametrize("rows", [1, 28, ROWS, 600])
+def test_predict_gives_what_the_model_gives_for_the_whole_batch(dtype, tolerance, rows):
+    model, (x, _) = made("all matrices", dtype), texts(rows)
+    want = model.predict(x)
+    first = predicted(1, model, x)
+    assert type(first) is np.ndarray and first.dtype == dtype
+    assert_close(first, want, tolerance)
+    for n in (2, 3):
+        assert same_bits(predicted(n, model, x), first)
+
+
+def test_predictions_of_features_come_in_order(rng):
+    model, x = lora_mlp(rng), rng.standard_normal((3000, 5))
+    want = model.predict(x)
+    for n in (1, 2, 3):
+        assert_close(predicted(n, model, x), want, 1e-14)
+
+
+def test_predict_on_every_backend(put):
+    x, _ = texts()
+    got = predicted(2, move(made("all matrices"), put), put(x))
+    assert_lives_on(put(np.zeros(1)), got)
+    assert_close(got, made("all matrices").predict(x), 1e-13)
+
+
+def test_shards_of_predict_are_twice_as_large():
+    model, (x, _) = made("full"), texts(600)
+    calls = shards_of(2, model, x)
+    assert [len(rows) for rows, _, _ in calls] == [100] * 6  # 900 tokens; in training it would be 10 shards
+    assert same_bits(np.concatenate([rows for rows, _, _ in calls]), x)
+    assert len(cut(x)) == 10
+
+
+def test_predict_leaves_a_small_batch_of_texts_to_blas():
+    with threadpool_limits(2, "blas"):
+        assert [call[1:] for call in shards_of(3, made("full"), texts(28)[0])] == [({3}, True)]
+        assert [call[1:] for call in shards_of(3, made("full"), texts(60)[0])] == [({1}, False)] * 2
+        assert blas_threads() == {2}
+
+
+def test_predictions_of_features_are_never_left_to_blas(rng):
+    assert [call[1:] for call in shards_of(3, lora_mlp(rng), rng.standard_normal((9, 5)))] == [({1}, False)]
+
+
+# ---- attention that absorbs ------------------------------------------------------------------------------------------
+
+
+@NO_DROPOUT
+def test_the_last_block_absorbs_with_the_same_bits_for_any_number_of_workers(kind):
+    model, (x, y), calls = made(kind), texts(), []
+    real = transformer.absorbed_attention
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transformer, "absorbed_attention", lambda *args: calls.append(1) or real(*args))
+        first = step(1, model, x, y)
+        assert len(calls) == (0 if kind == "factored" else 4)  # one a shard
+        for n in (2, 3):
+            assert_same_step(step(n, model, x, y), first)
 
 
 # ---- errors ----------------------------------------------------------------------------------------------------------

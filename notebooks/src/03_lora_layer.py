@@ -55,8 +55,9 @@ print(inspect.getsource(LoRALinear.backward))
 
 # %% [markdown]
 # Most of it is bookkeeping: the frozen parameters, the dropout mask `M`, and the two orders of multiplication that we
-# come to below. The check is that of chapter 02, with a random `B`: at `B = 0` every `dA` with a factor `B` in it is
-# zero and passes, whatever its other factors.
+# come to below. (`dA` is computed as `(x^T dz)^T`: the same numbers, and for large `x` the faster way round.) The check
+# is that of chapter 02, with a random `B`: at `B = 0` every `dA` with a factor `B` in it is zero and passes, whatever
+# its other factors.
 
 # %%
 x, W, b = rng.standard_normal((11, 7)), rng.standard_normal((5, 7)), rng.standard_normal(5)

@@ -11,6 +11,7 @@ import inspect
 import math
 import re
 import timeit
+from unittest import mock
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,11 +20,12 @@ from threadpoolctl import threadpool_limits
 from lorabook import LoRAConfig, environment, inject, plotting
 from lorabook import attention as A
 from lorabook import functional as F
+from lorabook.absorbed import absorbed_attention, absorbed_attention_backward, absorbing_is_cheaper
 from lorabook.data import Batches
 from lorabook.gradcheck import check_layer, complex_step, relative_error
 from lorabook.layers import Layer, LayerNorm, Linear, Sequential, prefixed
 from lorabook.models.classifier import Classifier
-from lorabook.models.transformer import PostNormBlock, PreNormBlock
+from lorabook.models.transformer import PostNormBlock, PreNormBlock, SelfAttention
 from lorabook.optim import AdamW
 from lorabook.tables import format_table
 from lorabook.train import train
@@ -91,6 +93,55 @@ print("q and its heads share memory:", np.shares_memory(q, q_))
 assert np.allclose(y, A.merge_heads(o), rtol=1e-13, atol=0) and np.shares_memory(q, q_)
 
 # %% [markdown]
+# That is the formula. The library computes the same in another order, and never forms `p`:
+#
+# ```
+# s = c k q^T + bias^T         (T, T)        the scores transposed: keys in rows, a column for each question
+# e = exp(s - max s)           (T, T)        max s: the largest of each column
+# r = 1 / l, l = sums of e     (1, T)        one number for each column; p^T = e * r
+# o = (e^T v) * r^T            (T, d_head)   divided last: d_head numbers for each question, not T
+# ```
+#
+# Why transposed? Maxima and sums then run down the columns, and NumPy takes those of all columns at once, row by row;
+# along a row it must bring many numbers down to one. Why in blocks, a few heads at a time? Several passes go over the
+# scores, and they are many times what goes in and comes out. A block of about `SCORES` of them (1 MB in float32) stays
+# in the cache from the first pass to the last.
+
+# %%
+print(inspect.getsource(A._attend))
+
+# %%
+(((_, (_, _, _, e, r)),), _, _) = cache  # one block: so few scores fit into one
+print("e * r is p, transposed:", np.allclose(e * r, p.mT, rtol=1e-13, atol=0))
+assert np.allclose(e * r, p.mT, rtol=1e-13, atol=0)
+
+
+def milliseconds(**works):
+    """{name: time of a work}: each the least of 15, in turn, so that a busy moment of the machine hits all of them."""
+    best = dict.fromkeys(works, math.inf)
+    for _ in range(15):
+        for name, work in works.items():
+            best[name] = min(best[name], 1e3 * timeit.timeit(work, number=1))
+    return best
+
+
+large = normal((8, 128, 128)).astype("f4")  # the scores of 8 heads, T = 128
+many = normal((3, 16, 128, 384)).astype("f4")  # q, k, v of 16 texts; 12 heads
+
+
+def in_one_block():
+    with mock.patch.object(A, "SCORES", 1 << 40):
+        A.attention(*many, 12)
+
+
+times = milliseconds(row=lambda: large.max(axis=-1), column=lambda: large.max(axis=-2))
+times |= milliseconds(blocks=lambda: A.attention(*many, 12), one=in_one_block)
+print(f"largest of each row {times['row']:.2f} ms, of each column {times['column']:.2f} ms")
+print(f"attention, 16 texts: in blocks {times['blocks']:.0f} ms, all scores in one {times['one']:.0f} ms")
+
+# %% [markdown]
+# (Times are those of one run on one machine.)
+#
 # ## Attention, backward
 #
 # The recipe of chapter 02, in one head. `do` is what arrives, `ds` is the gradient of the scores:
@@ -112,9 +163,20 @@ assert np.allclose(y, A.merge_heads(o), rtol=1e-13, atol=0) and np.shares_memory
 # which runs over two T x d_head arrays, both at hand. (FlashAttention, which never holds a whole row of `p`, relies on
 # it.) It also says what `ds` means: `ds_ij = p_ij <do_i, v_j - o_i>`. Looking more at token j moves the output from
 # `o_i` towards `v_j`; if the two are equal, the score does not matter. We shall meet that case.
+#
+# Now in the library's order. With `D_i = <do_i, o_i>`, one number for each column, and `p^T = e * r`:
+#
+# ```
+# dv   = p^T do                = e (r do)                       r do: each row of do times its r
+# ds^T = p^T * (v do^T - D)    = e * (v (r do)^T - r D)
+# ```
+#
+# So `r` goes into `do` and `D`, which are small, and `e` is used as it is. In the code `ds` stands transposed, too, and
+# the cached `q` has the factor c in it already.
 
 # %%
 print(inspect.getsource(A.attention_backward))
+print(inspect.getsource(A._attend_backward))
 
 # %%
 do_ = normal(o.shape)
@@ -131,7 +193,9 @@ for size, width in ((128, 32), (2048, 64)):
 for name, array, grad in zip("qkv", (q, k, v), A.attention_backward(dout, cache), strict=True):
 
     def loss(value, name=name):
-        return np.sum(dout * A.attention(**{"q": q, "k": k, "v": v} | {name: value}, heads=heads, bias=bias)[0])
+        inputs = {"q": q, "k": k, "v": v} | {name: value}
+        inputs = {name: array.astype(value.dtype) for name, array in inputs.items()}  # all complex
+        return np.sum(dout * A.attention(**inputs, heads=heads, bias=bias)[0])
 
     error = relative_error(grad, complex_step(loss, array))
     print(f"d{name} against the complex step: {error:.0e}")
@@ -159,6 +223,81 @@ print(f"bias of the key + 10: the output moves by {moved:.0e}")
 assert size["key"] < 1e-14 < 1e-4 < size["query"] and moved < 1e-13
 
 # %% [markdown]
+# ## The first token alone
+#
+# A classifier on top reads one token of a text, the first. So in the last block one token asks, and T keys and T values
+# are made for a single question. They need not be made at all. Let `q` be that question, in one head, and `W_k`, `W_v`
+# the rows of this head; `1` is a column of ones:
+#
+# ```
+# scores = c q k^T = c q (x W_k^T + 1 b_k^T)^T = c (q W_k) x^T + c <q, b_k> 1^T
+# o      = p v     = p (x W_v^T + 1 b_v^T)     = (p x) W_v^T + b_v^T                 since p adds up to 1
+# ```
+#
+# The question is carried through `W_k` to the inputs, asks them, and their average is carried through `W_v`: the
+# weights are *absorbed* into question and output. The last term of the scores is the same for every token; softmax does
+# not see it. So `b_k` does not occur, and that is one more way to see that its gradient is zero. Count the FLOPs, for
+# `f` questions a text:
+#
+# ```
+# keys and values                    x W_k^T, x W_v^T            4 B d   T d
+# absorbed      q W_k, (p x) W_v^T   with B f rows               4 B d   f d
+#               (q W_k) x^T, p x     with heads f rows a text    4 B d   f heads T
+#
+# absorbed is cheaper if             f (d + heads T) < T d
+# ```
+#
+# (Beside keys and values, `q k^T` and `p v` would come on top.) For f = 1 that is nearly always so; for f = T, all
+# tokens asking, never.
+
+# %%
+print(inspect.getsource(absorbed_attention))
+
+# %%
+x, q = normal((B, T, d)), normal((B, 1, d))
+W_k, W_v, b_k, b_v = normal((d, d)), normal((d, d)), normal(d), normal(d)
+hide = A.padding_bias(mask, q)  # (B, 1, 1, T)
+o, cache = A.attention(q, x @ W_k.T + b_k, x @ W_v.T + b_v, heads, hide)
+absorbed, absorbed_cache = absorbed_attention(q, x, W_k, W_v, b_v, heads, hide)
+print(f"o:    {relative_error(absorbed, o):.0e} apart")
+
+do = normal(o.shape)
+dq, dk, dv = A.attention_backward(do, cache)
+dx = dk @ W_k + dv @ W_v
+dW_k, dW_v = (F.rows(array).T @ F.rows(x) for array in (dk, dv))
+expected = {"dq": dq, "dx": dx, "dW_k": dW_k, "dW_v": dW_v, "db_v": dv.sum(axis=(0, 1))}
+for (name, grad), other in zip(expected.items(), absorbed_attention_backward(do, absorbed_cache), strict=True):
+    print(f"{name:4}: {relative_error(other, grad):.0e} apart")
+    assert relative_error(other, grad) < 1e-12
+print(f"db_k: {np.abs(dk.sum(axis=(0, 1))).max():.0e}, from the keys")
+assert relative_error(absorbed, o) < 1e-12 and np.abs(dk.sum(axis=(0, 1))).max() < 1e-13
+
+for size, width, n in ((128, 384, 12), (512, 1024, 16)):
+    both = {f: f * (width + n * size) for f in (1, 8, size)}
+    print(f"T = {size}, d = {width}, {n} heads: T d = {size * width:,};", end=" ")
+    print("f (d + heads T) =", ", ".join(f"{value:,} for f = {f}" for f, value in both.items()))
+    assert all(absorbing_is_cheaper(f, size, n, width) == (value < size * width) for f, value in both.items())
+    assert absorbing_is_cheaper(1, size, n, width) and not absorbing_is_cheaper(size, size, n, width)
+
+attend = PostNormBlock.random(384, 12, 1536, rng).children["attention"].children["self"]
+texts = normal((4, 128, 384)).astype("f4")
+
+
+def first_token(cheaper):
+    with mock.patch.object(inspect.getmodule(SelfAttention), "absorbing_is_cheaper", lambda *sizes: cheaper):
+        y, cache = attend.forward(texts, first=1)
+        attend.backward(y, cache)
+
+
+attend.freeze()
+times = milliseconds(absorbed=lambda: first_token(True), made=lambda: first_token(False))
+print(f"forward and backward, T = 128, d = 384: {times['absorbed']:.1f} ms absorbed, {times['made']:.1f} ms with keys")
+
+# %% [markdown]
+# One thing changes on the way back. The gradient of `W_k` comes out whole, `q^T dt` with `dt` the gradient of `q W_k`;
+# with one row a text it costs little. An adapter in this place takes its `dA = s B^T dW` and `dB = s dW A^T` from it,
+# the "two windows" of chapter 03, where with T rows a text it would be the product to avoid.
+#
 # ## The block, backward
 #
 # Two rules put it together. **A sum hands its gradient to both terms**: the residual adds, so `dout` of the sum goes
@@ -208,7 +347,7 @@ PATHS = {  # from the top down
     "query": "attention.self.query",
 }
 CACHED = {  # where in the block's cache each array is
-    "x": (0, range(3), 0), "q": (0, 3, 0), "k": (0, 3, 1), "v": (0, 3, 2), "p": (0, 3, 3), "o": (0, 3, 4),
+    "x": (0, range(3), 0), **{name: (0, 3, 0, 0, 1, i) for i, name in enumerate("qkver")}, "o": (0, 3, 1),
     "a": (1, 0, 0), "norm1": (1, 1, 0), "u": (2, 0), "slope": (3,), "h": (4, 0, 0), "norm2": (4, 1, 0),
 }  # fmt: skip
 
@@ -262,7 +401,7 @@ for name, path in PATHS.items():
     rows.append(row | {"cached arrays needed": " ".join(needed(layer, x))})
 print(format_table(rows, {name: lambda row, name=name: row[name] for name in rows[0]}))
 needs = {row["LoRA on"]: set(row["cached arrays needed"].split()) for row in rows}
-assert needs["output"] == {"h", "norm2"} and needs["value"] == {"x", "p", "norm1", "slope", "norm2"}
+assert needs["output"] == {"h", "norm2"} and needs["value"] == {"x", "e", "r", "norm1", "slope", "norm2"}
 assert needs["query"] - needs["key"] == {"k"} and needs["key"] - needs["query"] == {"q"}
 assert [row["of the weights"] for row in rows] == ["0%", "33%", "67%", "75%", "75%", "75%"]
 
@@ -271,7 +410,7 @@ assert [row["of the weights"] for row in rows] == ["0%", "33%", "67%", "75%", "7
 # derivative of the activation, `norm1` and `norm2` the normalised rows of the two layer norms.) Read it from the top:
 #
 # * `output` sits at the top: no gradient through any frozen weight, two cached arrays.
-# * `value` needs `p`, but neither `q`, `k`, `v` nor `o`: `dv = p^T do`.
+# * `value` needs `e` and `r`, which make up `p`, but neither `q`, `k`, `v` nor `o`: `dv = p^T do`.
 # * `query` needs `k` and not `q`, `key` needs `q` and not `k`. Both need the gradient through three frozen matrices,
 #   75 % of the block's weights, and then through softmax.
 # * Arrays like `a`, `u` and `h` serve only `dW` or `dA` of the layer that they enter. Freeze it, and they could go.
@@ -282,13 +421,14 @@ assert [row["of the weights"] for row in rows] == ["0%", "33%", "67%", "75%", "7
 # %%
 tower = Sequential({str(i): PostNormBlock.random(96, 4, 384, rng) for i in range(6)})
 x_tower = normal((4, 32, 96)).astype("f4")
-for targets in (["5.attention.self.query"], ["3.attention.self.query"], ["0.attention.self.query"], ["query"]):
-    layer = adapted(tower, targets)
-    y, cache = layer.forward(x_tower)
-    seconds = min(timeit.repeat(lambda: layer.backward(y, cache, need_dx=False), number=1, repeat=5))  # noqa: B023
+layers = {f"{i}.attention.self.query": adapted(tower, [f"{i}.attention.self.query"]) for i in (5, 3, 0)}
+layers["query"] = adapted(tower, ["query"])
+passes = {name: (layer, *layer.forward(x_tower)) for name, layer in layers.items()}
+times = milliseconds(**{name: lambda own=own: own[0].backward(*own[1:], need_dx=False) for name, own in passes.items()})
+for name, layer in layers.items():
     count = len(passes_through(layer, x_tower))
-    print(f"LoRA on {targets[0]:22} gradient through {count:2} of 36 layers, backward {1e3 * seconds:5.1f} ms")
-    lowest = int(targets[0][0]) if targets[0][0].isdigit() else 0
+    print(f"LoRA on {name:22} gradient through {count:2} of 36 layers, backward {times[name]:5.1f} ms")
+    lowest = int(name[0]) if name[0].isdigit() else 0
     assert count == 6 * (5 - lowest) + 3
 
 # %% [markdown]
@@ -374,7 +514,7 @@ def at_the_start(Block, gain, seed):
     _, grads = tower.backward(draw.standard_normal(y.shape).astype("f4"), caches, need_dx=False)
     rows = []
     for i, cache in enumerate(caches):
-        v = cache[0 if Block is PostNormBlock else 1][3][2]  # (B, heads, T, d_head)
+        v = cache[0 if Block is PostNormBlock else 1][3][0][0][1][2]  # (B, heads, T, d_head)
         spread = np.linalg.norm(v - v.mean(axis=2, keepdims=True)) / np.linalg.norm(v)
         rows.append([*(np.linalg.norm(grads[f"{i}.{name}.lora_B"]) for name in NAMES[Block]), spread])
     return rows
@@ -545,7 +685,9 @@ assert share["MLP of the upper block, 4 times", "where to look"][2] < 0.4
 # ## What to remember
 #
 # * Attention backward is four products: `dv = p^T do`, `dp = do v^T`, `dq = c ds k`, `dk = c ds^T q`, and between them
-#   `ds = p (dp - <do, o>)`: the row sum over T numbers is one over `d_head` numbers.
+#   `ds = p * (dp - <do, o>)`: the row sum over T numbers is one over `d_head` numbers.
+# * `p` is never formed: `e = exp(s - max s)` serves, and what is small is divided by the sums of e. Scores stand
+#   transposed and come in blocks, for speed. Where one token asks, keys and values need not be formed either.
 # * A sum hands its gradient to both terms, a value used twice adds its gradients. The key's bias has gradient zero.
 # * An adapter needs its own input and the gradient at its output. One on `query` pulls the gradient through three
 #   quarters of its block's weights and all blocks above. Nothing below the lowest adapter is computed.
@@ -590,7 +732,8 @@ else:
     q, v, dout, shared = normal((2, 4, 12)), normal((2, 4, 12)), normal((2, 4, 12)), normal((2, 2, 4, 3))
 
     def attend(shared):  # 4 heads, 2 key heads
-        return A.attention(q, A.merge_heads(shared.repeat(2, axis=1)), v, 4)
+        k = A.merge_heads(shared.repeat(2, axis=1))
+        return A.attention(q.astype(k.dtype), k, v.astype(k.dtype), 4)
 
     dk = A.split_heads(A.attention_backward(dout, attend(shared)[1])[1], 4)
     exact = complex_step(lambda shared: np.sum(dout * attend(shared)[0]), shared)
@@ -634,6 +777,7 @@ else:
 # A. Vaswani et al., *Attention Is All You Need*, 2017, arXiv:1706.03762. J. Devlin et al., *BERT*, 2018,
 # arXiv:1810.04805. R. Xiong et al., *On Layer Normalization in the Transformer Architecture*, 2020, arXiv:2002.04745
 # (post-norm and pre-norm gradients at initialisation). T. Dao et al., *FlashAttention*, 2022, arXiv:2205.14135 (the row
-# sum as `<do, o>`, its appendix B). E. J. Hu et al., *LoRA*, 2021, arXiv:2106.09685 (query and value only). J. He et
-# al., *Towards a Unified View of Parameter-Efficient Transfer Learning*, 2021, arXiv:2110.04366, and T. Dettmers et
-# al., *QLoRA*, 2023, arXiv:2305.14314 (adapters on the MLP, and on all linear layers).
+# sum as `<do, o>`, its appendix B). A. Liu et al., *DeepSeek-V2*, 2024, arXiv:2405.04434, section 2.1.2 (absorbed
+# weights). E. J. Hu et al., *LoRA*, 2021, arXiv:2106.09685 (query and value only). J. He et al., *Towards a Unified
+# View of Parameter-Efficient Transfer Learning*, 2021, arXiv:2110.04366, and T. Dettmers et al., *QLoRA*, 2023,
+# arXiv:2305.14314 (adapters on the MLP, and on all linear layers).

@@ -165,7 +165,11 @@ def products_alone():
         shapes["dW"] = ((d_out, N), (N, d_in))
         return [rng.standard_normal(shape, dtype="f4") for shape in shapes[product.kind]]
 
-    pairs = [operands(product) for product in products(wide, Case(batch_size=B, seq_len=T))]
+    absorbed = ("2.attention.self.key", "2.attention.self.value")  # the last block makes no keys and values: chapter 05
+    needed = [
+        product for product in products(wide, Case(batch_size=B, seq_len=T)) if not product.layer.endswith(absorbed)
+    ]
+    pairs = [operands(product) for product in needed]
     yield lambda: [a @ b for a, b in pairs]
 
 
@@ -194,7 +198,8 @@ base = median["whole batch, 1 BLAS thread"]
 columns = {"one step, medians of 5": str, "of the time": lambda name: f"{median[name] / base:.2f}"}
 print(format_table(list(WAYS), columns | {"faster by": lambda name: f"{base / median[name]:.2f}"}))
 f = median["the products with W alone, 1 thread"] / base
-print(f"\nf = {f:.2f}: with {p} BLAS threads at most {1 / (1 - f + f / p):.2f} times as fast")
+limit = 1 / (1 - f + f / p)
+print(f"\nf = {f:.2f} for the products with W: {p} BLAS threads for these make it at most {limit:.2f} times as fast")
 print("Only ratios mean anything, and only if the cores had nothing else to do.")
 
 # %% [markdown]
@@ -282,7 +287,7 @@ panels[0].set_ylabel("factored / merged")
 #
 # * A product with a side of `r = 8` runs far below the peak: it reads all of `x` or `dout` for few FLOPs. The factored
 #   order has more of these. So at large `N` it loses by more than the blue line says.
-# * Forming `W + s B A` writes three arrays of the size of `W` (`B A`, times `s`, plus `W`). In FLOPs that is little, in
+# * Forming `W + s B A` goes twice over arrays of the size of `W` (`(s B) A`, then `+= W`). In FLOPs that is little, in
 #   memory traffic it is not. So at small `N` the merged order loses by more than the blue line says.
 #
 # Where the two errors balance, the crossing may lie on either side of `N*`, and differs from machine to machine. The
@@ -444,27 +449,112 @@ for s, p in ((2, 2), (4, 2), (4, 4), (16, 4)):
 #
 # ## Tried, and not worth it
 #
-# Query, key and value have the same input. Their weights on top of one another would make one product of width `3 d`
-# out of three of width `d`. It looks like an easy gain; is the wide product faster for its FLOPs?
+# A step offers many places for a clever trick. Here are some that were tried for this library and left out. A trick
+# costs readers of the code something, so it had to make a whole step 5 % faster to stay. First the parts of four of
+# them that can be measured in a moment: medians of processor times, the candidates taking turns.
+
 
 # %%
-x = rng.standard_normal((512, 384), dtype="f4")
-weights = {width: rng.standard_normal((width, 384), dtype="f4") for width in (384, 1152, 1536)}
-times = {width: [] for width in weights}
-for _ in range(101):
-    for width, W in weights.items():
-        start = time.thread_time()
-        x @ W.T
-        times[width].append(time.thread_time() - start)
-rate = {width: 2 * 512 * 384 * width / statistics.median(values) for width, values in times.items()}
-for width in weights:
-    print(f"x (512, 384) times W^T (384, {width:4}): {rate[width] / rate[384]:.2f} of the rate at width 384")
+def compare(**works):
+    """{name: processor time in microseconds}"""
+    times = {name: [] for name in works}
+    for work in works.values():
+        work()
+    for _ in range(101):
+        for name, work in works.items():
+            start = time.thread_time()
+            work()
+            times[name].append(1e6 * (time.thread_time() - start))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def random(*shape):
+    return rng.standard_normal(shape, dtype="f4")
+
+
+x, W, A = random(512, 384), random(384, 384), random(8, 384)
+QKV, bordered, A3 = random(3 * 384, 384), np.concatenate([W, A]), random(3 * 8, 384)
+
+print("1. The weights of query, key and value stacked:")
+t = compare(three=lambda: [x @ w.T for w in np.split(QKV, 3)], stacked=lambda: x @ QKV.T)
+print(f"   stacked {t['stacked']:.0f} us, one after another {t['three']:.0f} us: {t['stacked'] / t['three']:.2f} of it")
+
+print("2. Their factors A stacked:")
+t = compare(three=lambda: [x @ a.T for a in np.split(A3, 3)], stacked=lambda: x @ A3.T, W=lambda: x @ W.T)
+print(f"   stacked {t['stacked']:.0f} us, one after another {t['three']:.0f} us: {t['stacked'] / t['three']:.2f} of it")
+print(f"   saved: {(t['three'] - t['stacked']) / t['W']:.0%} of one product x W^T")
+assert t["stacked"] < t["three"]
+
+print("3. W with the border A, so that one product gives x W^T and x A^T:")
+t = compare(apart=lambda: (x @ W.T, x @ A.T), bordered=lambda: x @ bordered.T, W=lambda: x @ W.T)
+print(
+    f"   x A^T adds {t['apart'] / t['W'] - 1:.1%} to x W^T as a product of its own, {t['bordered'] / t['W'] - 1:.1%}",
+    end=" ",
+)
+print(f"as a border, and has {8 / 384:.1%} of its FLOPs")
+
+for N in (128, 512):
+    dense = [random(N, 384) for _ in range(3)]
+    cut_out = [random(N, 392)[:, :384] for _ in range(3)]
+    t = compare(
+        dense=lambda: np.multiply(*dense[:2], out=dense[2]),  # noqa: B023
+        one=lambda: np.multiply(cut_out[0], dense[1], out=dense[2]),  # noqa: B023
+        all=lambda: np.multiply(*cut_out[:2], out=cut_out[2]),  # noqa: B023
+    )
+    print(
+        f"   a * b of ({N}, 384) takes {t['one'] / t['dense']:.1f} times as long if a is cut out of ({N}, 392),",
+        end=" ",
+    )
+    print(f"{t['all'] / t['dense']:.1f} times if all three arrays are")
+    assert N > 128 or t["all"] > 1.2 * t["dense"]  # the small arrays stay in the cache, whatever else is running
+
+
+def starting_at(offset, *shape):
+    """Ones whose memory starts `offset` bytes behind a multiple of 64."""
+    memory = np.empty(4 * math.prod(shape) + 128, np.uint8)
+    start = -memory.ctypes.data % 64 + offset
+    array = memory[start : start + 4 * math.prod(shape)].view("f4").reshape(shape)
+    array[...] = 1
+    return array
+
+
+print("4. Memory that starts at a multiple of 64 bytes:")
+sets = {offset: [starting_at(offset, 128, 384) for _ in range(3)] for offset in (0, 16)}
+t = compare(
+    on=lambda: np.multiply(*sets[0][:2], out=sets[0][2]), off=lambda: np.multiply(*sets[16][:2], out=sets[16][2])
+)
+print(f"   a * b of (128, 384), 16 bytes behind it: {t['off'] / t['on']:.1f} times as long")
 
 # %% [markdown]
-# The ratio at width 1152 is all that stacking could gain, and only on these three products. On an idle machine it is a
-# few per cent (`lorabook bench gemm` measures all shapes of a step, width 384 and 1536 among them). And stacking costs:
-# adapters on query and value but not on key, `W + s B A` inside a slice, and a checkpoint with other names. So the
-# three stay apart.
+# What is said of a whole step below was seen once, on one machine (two x86-64 cores with AVX-512), and is not measured
+# here.
+#
+# **1. Stacked weights.** Query, key and value have the same input, so one product of width `3 d` could replace three of
+# width `d`. But each of these is large enough already, and a block has 24 of them (counted in units of `d x d`, both
+# directions). The price: adapters on query and value but not on key, `W + s B A` inside a slice, a checkpoint with
+# other names.
+#
+# **2. Stacked factors.** The thin products do gain, for `x` is read once and not three times. But what is saved is a
+# small part of one of those 24. With everything stacked that can be, a step became 1 to 2 % faster.
+#
+# **3. Bordered weights.** `[y, z] = x [W + s B A; A]^T`, and on the way back `[dx, dz] = dout [W + s B A, s B]`: the
+# thin products ride along in the wide ones, and cost less there. But what comes out has rows of `d + r` numbers. `y` is
+# then a view whose rows do not follow each other, every other of them starting inside a cache line. Every bias,
+# residual, norm and activation after it takes longer. The whole step became 5 % *slower*.
+#
+# **4. Aligned arrays.** NumPy's arrays start wherever the system's allocator puts them, here at multiples of 16 bytes;
+# a cache line has 64, as have the widest registers. With all arrays aligned, a step became 2 to 3 % faster.
+#
+# And from the same machine:
+#
+# * **Larger shards**, 1024 tokens instead of 512: 2 % faster, half as much memory again. (For inference, where nothing
+#   is kept for a way back, `Workers.predict` does take them twice as large.)
+# * **Huge pages** for large arrays: no difference.
+# * **Another BLAS**: called through `ctypes`, MKL multiplied the shapes of a step 5 to 10 % faster than the OpenBLAS in
+#   NumPy's wheels. A NumPy that is built on another BLAS needs no change here.
+# * **Processes instead of threads.** NumPy lets go of the interpreter while it computes, but between two calls a thread
+#   needs it, and may find it taken. A thread that waits sleeps, and to wake it takes tens of microseconds. Two threads
+#   took about 8 % longer for a step's work than two processes would. What helps against that is fewer and larger calls.
 #
 # ## What to remember
 #

@@ -33,6 +33,7 @@ from lorabook import (
     plotting,
     steps,
 )
+from lorabook import attention as A
 from lorabook import functional as F
 from lorabook.backend import array_namespace, data_like, scatter_add, to_numpy
 from lorabook.bench.case import BLOCK_1024, SIX, Case
@@ -134,7 +135,7 @@ print(inspect.getsource(steps.Steps.take))
 # %% [markdown]
 # To count what a step takes, we let NumPy take notes. `Recorded` is a NumPy array that writes down every
 # operation on it: where in the library, how many FLOPs, how many bytes read and written. CuPy would launch one kernel
-# for each (a reduction may take two, a stacked product more: see below). Views cost nothing and are not noted.
+# for each (a reduction may take two; copies before a stacked product are noted). Views cost nothing and are not noted.
 
 # %%
 LIBRARY = str(Path(lorabook.__file__).parent)
@@ -157,7 +158,8 @@ class Recorded(np.ndarray):
         args = plain(args)
         result = function(*args, **plain(kwargs))
         sources = [a for arg in args for a in (arg if isinstance(arg, list) else [arg]) if isinstance(a, np.ndarray)]
-        if not any(np.may_share_memory(result, a) for a in sources):  # else: a view
+        view = any(np.may_share_memory(result, a) for a in sources)
+        if not view and function is not np.empty_like:
             note(function.__name__, sources, result)
         return recorded(result)
 
@@ -184,28 +186,43 @@ def recorded(value):
     return np.asarray(value).view(Recorded) if isinstance(value, np.ndarray | np.generic) else value
 
 
+HELPERS = ("row_sums", "row_means", "shift")
+
+
 def place():
-    """module.function of the library that is at work."""
+    """module.function of the library that is at work; of a helper, the function that called it."""
     frame = sys._getframe(1)
     while frame:
         path, function = frame.f_code.co_filename, frame.f_code.co_name
-        if path.startswith(LIBRARY) and not path.endswith("backend.py"):
+        if path.startswith(LIBRARY) and not path.endswith("backend.py") and function not in HELPERS:
             return f"{Path(path).stem}.{function}"
         frame = frame.f_back
     return "chapter"
 
 
+COPIES = ("copy", "contiguous", "stack", "reshape", "concatenate")
+
+
+def in_memory(a):
+    """Bytes of an array; what is only broadcast along an axis is there once."""
+    return a.itemsize * math.prod(n for n, stride in zip(a.shape, a.strides, strict=True) if stride or not n)
+
+
 def note(name, arrays, result):
     arrays = [a for a in arrays if isinstance(a, np.ndarray)]
-    read, flops = sum(a.nbytes for a in arrays), max(a.size for a in (*arrays, np.asarray(result)))
-    if name in ("copy", "stack"):
+    read, flops = sum(map(in_memory, arrays)), max(a.size for a in (*arrays, np.asarray(result)))
+    if name in COPIES:
         flops = 0
     if name == "take":  # reads the rows that it takes, not the table
         read, flops = result.nbytes, 0
+    if name == "ones_like":  # only writes
+        read, flops = 0, 0
     if name == "matmul":
         flops = 2 * result.size * arrays[0].shape[-1]
+        if arrays[1].ndim == 1:  # sums along rows, as products with ones
+            name = "sum"
         if arrays[0].ndim > 2:
-            for a, copied in zip(arrays, cublas.copies(*map(View.of, arrays)), strict=True):
+            for a, copied in zip(arrays, (naive if place().startswith("absorbed") else ours)(*arrays), strict=True):
                 if copied:
                     note("stack", [a], a)
     shapes = {n for a in arrays for n in a.shape}
@@ -215,7 +232,38 @@ def note(name, arrays, result):
     Recorded.log.append(entry | {"r": 8 in shapes})  # r = 8 is a side of a product with A or B, and no other size here
 
 
-def one_kernel(x):
+def naive(a, b):
+    """Which operands CuPy's own stacked product, `a @ b`, copies: [bool, bool]."""
+    return [not x.flags.c_contiguous for x in (a, b)]
+
+
+def ours(a, b):
+    """Which of them `backend.bmm` copies."""
+    return cublas.copies(View.of(a), View.of(b))
+
+
+def bmm(a, b, out=None):
+    """`backend.bmm` as it is on CuPy: the product, and then a copy to where it is to be."""
+    y = a @ b
+    if out is None:
+        return y
+    out[...] = y
+    return out
+
+
+def contiguous(x):
+    """`backend.contiguous`, with a note where it copies."""
+    if x.flags.c_contiguous:
+        return x
+    note("contiguous", [x], x)
+    return recorded(np.ascontiguousarray(plain(x)))
+
+
+def empty(shape, like):
+    return recorded(np.empty(shape, like.dtype))
+
+
+def one_kernel(x, keep=True):
     """GELU and its derivative as `fuse` makes them on CuPy: one pass over memory."""
     y, slope = F.gelu_erf(plain(x))
     flops = FUSED * x.size
@@ -237,7 +285,7 @@ def prepare(config):
     return model
 
 
-unfused = recorded(np.ones(4))
+unfused = recorded(np.ones(4))  # float64, and so by erf, as on a GPU; float32 would go by NumPy's faster way
 F.gelu_erf.__wrapped__(unfused)
 FUSED = len(Recorded.log)
 print(f"GELU and its derivative: {FUSED} operations, {sum(e['bytes'] for e in Recorded.log) / 4 / 8:.0f} numbers moved")
@@ -274,8 +322,10 @@ def record(model, B, T):
     params, optimizer = model.trainable_params(), AdamW(1e-3)
     optimizer.prepare(params)
     optimizer._packs(params)  # as after the first step
+    ids, labels = batch(B, T)
+    ids[0, -1] = 0  # padding: where there is none NumPy adds no bias; a device does not look
     with Workers(1) as workers:
-        run = steps.Steps(workers, model, Batches(*batch(B, T), B), optimizer, params, 0, None, read_every=10)
+        run = steps.Steps(workers, model, Batches(ids, labels, B), optimizer, params, 0, None, read_every=10)
         run.optimizer.step = during("AdamW", optimizer.step)
         Recorded.log, Recorded.waits = log, waits = [], []
         run.take(0, 1.0)
@@ -287,8 +337,11 @@ def record(model, B, T):
     return log, launches, waits
 
 
+# What the library does in another way on a device:
 optim.BLOCK = optim.MOST  # NumPy lays as many numbers end to end as stay in its cache, a device more
-parallel.cut = lambda x: [slice(0, x.shape[0])]  # NumPy cuts a batch for its threads, a device takes it whole
+parallel.cut = lambda x, *size: [slice(0, x.shape[0])]  # NumPy cuts a batch for its threads, a device takes it whole
+A.SCORES = 1 << 60  # NumPy takes a few heads at a time, a device all
+A.bmm, A.contiguous, A.empty = bmm, contiguous, empty
 steps.squared_norm = during("norm of the gradient", squared_norm)
 model = prepare(MINILM)
 tensors = len(model.trainable_params())
@@ -298,16 +351,19 @@ for name, n in launches.items():
     print(f"{name:22} {n:5} launches {n / total:5.0%}")
 print(f"{'together':22} {total:5}        for {tensors} trained arrays")
 print(f"\nwithout fuse: {total + 6 * (FUSED - 1)}; the host waits {len(waits)} times")
+print(f"to make ones for sums along rows: {sum(entry['name'] == 'ones_like' for entry in log)} launches")
 assert not waits and tensors == 6 * 6 * 2 + 2
 assert launches["AdamW"] == 2 + 13 + 3 * 3 + tensors
 
 # %% [markdown]
-# (Not noted: a handful of operations on ids, labels and the loss.) Three things to see:
+# (Not noted: a handful of operations on ids, labels, padding and the loss.) Four things to see:
 #
 # * A step is about a thousand launches, whatever the size of the batch.
-# * AdamW is two lines of formulas for 74 small arrays. Array by array it would be 13 launches for each, as many as all
-#   the rest. `optim` lays the arrays end to end and computes once: two launches lay parameters and gradients so, 13
-#   compute, 9 heed `alive`. What is left are 74 copies, one back into each parameter (exercise 3).
+# * AdamW is two lines of formulas for 74 small arrays. Array by array it would be 13 launches for each, nearly as many
+#   as all the rest. `optim` lays the arrays end to end and computes once: two launches lay parameters and gradients so,
+#   13 compute, 9 heed `alive`. What is left are 74 copies, one back into each parameter (exercise 3).
+# * What is good on a CPU need not be on a GPU: sums along rows are products with ones here, several times faster than
+#   NumPy's own sum. On a GPU the ones are one launch more each time.
 # * The host does not wait at all. A `print(loss)` or an `if x.max() > 0` inside a layer would stop it every time.
 #
 # One more way to save launches is not open to us. A *CUDA graph* records the whole step once and launches it as one.
@@ -330,17 +386,15 @@ def part(entry):
             return "products of attention"
         return "products with A or B" if entry["r"] else "products with W"
     module, function = entry["place"].split(".")
-    if entry["name"] == "stack":
-        return "copies for stacked products"
-    if function in ("softmax_", "_shift"):
-        return "softmax"
+    if module in ("attention", "absorbed") or function == "softmax_":
+        return "attention: copies" if entry["name"] in COPIES else "attention: softmax, scaling"
     if function.startswith("layer_norm"):
         return "layer norm"
     if function in ("gelu_erf", "activation_backward"):
         return "GELU"
     if module in ("optim", "steps"):
         return "norm of the gradient, AdamW"
-    return "W + s B A, scaling" if module == "lora" else "the rest: bias, residual, heads"
+    return "W + s B A, scaling" if module == "lora" else "the rest: bias, residual"
 
 
 def device_time(flops, moved, product, tf32=False):
@@ -391,8 +445,11 @@ print(f"\nleast time on the device: {1e3 * time.sum():.1f} ms", end="; ")
 linear = minilm.product & (minilm.parts != "products of attention")
 print(f"products with W, A or B: {flops[linear].sum() / flops.sum():.0%} of the FLOPs,", end=" ")
 print(f"{time[linear].sum() / time.sum():.0%} of the time")
+
 needed = products(MINILM, Case(batch_size=B, seq_len=128))  # as `lorabook bench` counts them
-assert math.isclose(flops[minilm.parts == "products with W"].sum(), sum(product.flops for product in needed))
+absorbed = ("5.attention.self.key", "5.attention.self.value")  # in the last block no key and no value is made
+by_shapes = sum(product.flops for product in needed if not product.layer.endswith(absorbed))
+assert math.isclose(flops[minilm.parts == "products with W"].sum(), by_shapes)
 assert 0.85 < flops[linear].sum() / flops.sum() < 0.95
 assert 0.4 < time[linear].sum() / time.sum() < 0.6
 
@@ -421,10 +478,10 @@ for name, color in (("TF32", "#56B4E9"), ("float32", "#0072B2")):
     axes.plot(intensity, np.minimum(DATA_SHEET[name], intensity * BANDWIDTH) / 1e12, color=color)
     axes.annotate(name, (1900, DATA_SHEET[name] / 1e12), (0, 4), textcoords="offset points", color=color, ha="right")
 ELEMENTWISE = (
-    "softmax",
+    "attention: softmax, scaling",
     "layer norm",
     "W + s B A, scaling",
-    "the rest: bias, residual, heads",
+    "the rest: bias, residual",
     "norm of the gradient, AdamW",
 )
 groups = {
@@ -468,7 +525,7 @@ for axes, (name, step) in zip(panels, steps.items(), strict=True):
     for tf32, color, label in ((False, "#0072B2", "device, float32"), (True, "#56B4E9", "device, TF32")):
         device = np.array([step.seconds(B, tf32).sum() for B in sizes])
         axes.plot(sizes, 1e3 * device, color=color)
-        at, where, ha = (sizes[6], (8, -12), "left") if tf32 else (sizes[-1], (0, 6), "right")  # clear of the lines
+        at, where, ha = (sizes[8], (8, -12), "left") if tf32 else (sizes[9], (-8, 2), "right")  # clear of the lines
         y = 1e3 * step.seconds(at, tf32).sum()
         axes.annotate(label, (at, y), where, textcoords="offset points", color=color, ha=ha)
         bound = next((B for B in range(1, 4096) if step.seconds(B, tf32).sum() > host), None)
@@ -522,41 +579,41 @@ print(inspect.getsource(scatter_add))
 assert not any(entry["place"] == "layers.backward" or entry["name"] == "add.at" for entry in log)
 
 # %% [markdown]
-# **Stacked products copy views.** Heads are views, `k.mT` is another. NumPy hands them to BLAS as they are. CuPy's own
-# stacked product copies every operand that is not contiguous, and computes in float32 even where TF32 is asked for.
-# cuBLAS can read most views: it takes a flag, transposed or not, and a distance from one matrix of the stack to the
-# next. `backend.bmm` passes them on. One distance is not enough for the heads of several texts, which lie inside a text
-# side by side. Few texts or few heads can be a loop; else they are copied, but never the large matrices of scores.
+# **Stacked products copy views.** Heads are views, and `k.mT` is another. CuPy's own stacked product copies every
+# operand that is not contiguous, and computes in float32 even where TF32 is asked for. cuBLAS can read most views: it
+# takes a flag, transposed or not, and a distance from one matrix of the stack to the next. `backend.bmm` passes them
+# on. (The few small products of the block that serves one token only, chapter 05, are left to CuPy.)
 
 # %%
 print(inspect.getsource(cublas.layout))
-print(inspect.getsource(cublas.copies))
 
+# %% [markdown]
+# One distance is not enough for the heads of several texts, which lie inside a text side by side. So attention first
+# copies q, k, v and `do` once each, head by head (`contiguous`). That is good on a CPU too, where BLAS is fastest with
+# rows that follow each other. From then on each product is one call, and the scores, `e` and `ds` (T x T in every
+# head), are never copied to be transposed:
 
-def naive(a, b):
-    """Which operands CuPy's own product copies."""
-    return [not x.flags.c_contiguous for x in (a, b)]
+# %%
+texts, h, T, d_head = 16, 12, 128, 32
+q, k, v, do = np.empty((4, texts, h, T, d_head), "f4")  # as `contiguous` leaves them
+e = ds = np.empty((texts, h, T, T), "f4")
+STACKED = {
+    "k q^T": (k, q.mT), "e^T v": (e.mT, v),
+    "e do": (e, do), "v do^T": (v, do.mT), "ds^T k": (ds.mT, k), "ds q": (ds, q),
+}  # fmt: skip
+print("16 texts, 12 heads   MB copied by cupy.matmul   by bmm   calls of cuBLAS")
+for name, operands in STACKED.items():
+    ways = (naive, ours)
+    copied = [sum(x.nbytes for x, copy in zip(operands, way(*operands), strict=True) if copy) for way in ways]
+    n = cublas.calls(*map(View.of, operands))
+    print(f"{name:16} {copied[0] / 1e6:28.1f} {copied[1] / 1e6:8.1f} {n:17}")
+    assert copied[1] == 0 and n == 1
+print(f"q, k, v and do, copied before: {4 * q.nbytes / 1e6:.1f} MB")
 
-
-def ours(a, b):
-    return cublas.copies(View.of(a), View.of(b))
-
-
-T, d_head = 128, 32
-print("texts, heads   product   bytes copied by cupy.matmul   by bmm   calls of cuBLAS")
-for texts, h in ((16, 12), (4, 16), (1, 12)):
-    q, k, v, do = (np.empty((texts, T, h, d_head), "f4").transpose(0, 2, 1, 3) for _ in range(4))
-    p = np.empty((texts, h, T, T), "f4")
-    for name, a, b in (("q k^T", q, k.mT), ("p v", p, v), ("p^T do", p.mT, do)):
-        moved_by = {which: sum(x.nbytes for x, copy in zip((a, b), which(a, b), strict=True) if copy)
-                    for which in (naive, ours)}  # fmt: skip
-        kept = [View.of(x) for x, copy in zip((a, b), ours(a, b), strict=True) if not copy]
-        n = cublas.calls(*kept) if kept else 1
-        print(f"{texts:5} {h:6}   {name:14} {moved_by[naive]:20,} {moved_by[ours]:14,} {n:11}")
-        assert moved_by[ours] <= moved_by[naive] and (texts > 1 or not moved_by[ours]) and n <= cublas.CALLS
-copied, attention = minilm.parts == "copies for stacked products", minilm.parts == "products of attention"
-print(f"\nin the step: {attention.sum()} stacked products and {copied.sum()} copies, which move", end=" ")
-print(f"{moved[copied].sum() / 1e6:.0f} MB beside the {moved[attention].sum() / 1e6:.0f} MB of the products")
+attention, copies = minilm.parts == "products of attention", minilm.parts == "attention: copies"
+print(f"\nin the step: {attention.sum()} stacked products, which move {moved[attention].sum() / 1e6:.0f} MB;", end=" ")
+print(f"{copies.sum()} copies for them and of what comes out, {moved[copies].sum() / 1e6:.0f} MB")
+assert moved[copies].sum() < 0.6 * moved[attention].sum()
 
 # %% [markdown]
 # **TF32.** It keeps 10 of the 23 bits of each factor's mantissa and adds in float32. CuPy uses it only if asked to

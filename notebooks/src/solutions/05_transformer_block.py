@@ -44,7 +44,8 @@ q, v, dout, shared = normal((2, 4, 12)), normal((2, 4, 12)), normal((2, 4, 12)),
 
 
 def attend(shared):  # 4 heads, 2 key heads
-    return A.attention(q, A.merge_heads(shared.repeat(2, axis=1)), v, 4)
+    k = A.merge_heads(shared.repeat(2, axis=1))
+    return A.attention(q.astype(k.dtype), k, v.astype(k.dtype), 4)
 
 
 dk = A.split_heads(A.attention_backward(dout, attend(shared)[1])[1], 4)
