@@ -535,7 +535,7 @@ print(f"   a * b of (128, 384), 16 bytes behind it: {t['off'] / t['on']:.1f} tim
 # other names.
 #
 # **2. Stacked factors.** The thin products do gain, for `x` is read once and not three times. But what is saved is a
-# small part of one of those 24. With everything stacked that can be, a step became 1 to 2 % faster.
+# small part of one of those 24: reckoned from such figures, stacking all that can be would gain a step 1 to 2 %.
 #
 # **3. Bordered weights.** `[y, z] = x [W + s B A; A]^T`, and on the way back `[dx, dz] = dout [W + s B A, s B]`: the
 # thin products ride along in the wide ones, and cost less there. But what comes out has rows of `d + r` numbers. `y` is
@@ -553,8 +553,9 @@ print(f"   a * b of (128, 384), 16 bytes behind it: {t['off'] / t['on']:.1f} tim
 # * **Another BLAS**: called through `ctypes`, MKL multiplied the shapes of a step 5 to 10 % faster than the OpenBLAS in
 #   NumPy's wheels. A NumPy that is built on another BLAS needs no change here.
 # * **Processes instead of threads.** NumPy lets go of the interpreter while it computes, but between two calls a thread
-#   needs it, and may find it taken. A thread that waits sleeps, and to wake it takes tens of microseconds. Two threads
-#   took about 8 % longer for a step's work than two processes would. What helps against that is fewer and larger calls.
+#   needs it, and may find it taken. A thread that waits sleeps, and to wake it takes tens of microseconds, more if it
+#   wakes on the core of the one that woke it. Two threads took about 8 % longer for the work of a forward pass than two
+#   processes. What helps, and was kept: fewer and larger calls, and a core of its own for each thread.
 #
 # ## What to remember
 #
