@@ -103,15 +103,16 @@ assert np.allclose(y, A.merge_heads(o), rtol=1e-13, atol=0) and np.shares_memory
 # ```
 #
 # Why transposed? Maxima and sums then run down the columns, and NumPy takes those of all columns at once, row by row;
-# along a row it must bring many numbers down to one. Why in blocks, a few heads at a time? Several passes go over the
-# scores, and they are many times what goes in and comes out. A block of about `SCORES` of them (1 MB in float32) stays
-# in the cache from the first pass to the last.
+# along a row it must bring many numbers down to one. Why in blocks, a few heads at a time? There are `T / d_head` times
+# as many scores as numbers in q, and several passes go over them. A block of about `SCORES` of them (1 MB in float32)
+# stays in the cache from the first pass to the last.
 
 # %%
 print(inspect.getsource(A._attend))
 
 # %%
-(((_, (_, _, _, e, r)),), _, _) = cache  # one block: so few scores fit into one
+blocks, _, _ = cache
+_, (*_, e, r) = blocks[0]  # the only one: so few scores fit into one block
 print("e * r is p, transposed:", np.allclose(e * r, p.mT, rtol=1e-13, atol=0))
 assert np.allclose(e * r, p.mT, rtol=1e-13, atol=0)
 
