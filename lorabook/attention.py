@@ -1,7 +1,7 @@
 """Attention, forward and backward, in blocks of heads whose scores fit the cache.
 
-One array of scores has T x S numbers for every head of every text, many times what goes in and comes out; several
-passes go over it. So each block runs from scores to output before the next one begins. Scores stand transposed,
+One array of scores has T x S numbers for every head of every text, in MiniLM with 128 tokens as many as q, k, v and o
+together, and several passes go over it. So each block runs from scores to output before the next one begins. Scores stand transposed,
 (S, T), with the keys in rows: maxima and sums then run along columns, where NumPy adds row to row. They are never
 divided by their sums l: the output is, which is d_head wide and not S (Dao et al. 2022, FlashAttention,
 arXiv:2205.14135).
@@ -52,7 +52,7 @@ def attention(q, k, v, heads, bias=None, keep=True):
     nothing is kept for a backward pass.
     """
     xp = array_namespace(q, k, v, bias)
-    o, caches = xp.empty_like(q), []
+    o, caches = xp.empty_like(q, dtype=xp.result_type(q, k, v)), []
     q_, k_, v_, o_ = (split_heads(x, heads) for x in (q, k, v, o))  # views (B, heads, T or S, d_head)
     shape = (*q_.shape[:-1], k.shape[1])
     if bias is not None:
@@ -106,9 +106,9 @@ def _attend_backward(do, D, cache, dq, dk, dv):
 
     With p^T = e r, r = 1 / l: do = dp v + p dv, and softmax gives ds = p (dp - D), so, transposed as the scores are,
 
-        dv = p^T do           = e (r do)
-        ds = p^T (v do^T - D) = e (v (r do)^T - r D)
-        dq = ds^T k           dk = ds q
+        dv = p^T do             = e (r do)
+        ds = p^T * (v do^T - D) = e * (v (r do)^T - r D)        * elementwise, r and D one row for all keys
+        dq = ds^T k                                    dk = ds q
     """
     q, k, v, e, r = cache
     do = contiguous(do) * r.mT  # r do, (b, h, T, d_head)

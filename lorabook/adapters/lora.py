@@ -192,7 +192,7 @@ class LoRALinear(Layer):
         dz = s * (dout @ B)  # (N, r)
         grads = {}
         if "lora_A" in self.trainable:
-            grads["lora_A"] = (xd.T @ dz).T  # (r, d_in); as dz^T x~ it would take half as long again
+            grads["lora_A"] = (xd.T @ dz).T  # (r, d_in); dz^T x~ takes longer if x~ is large
         if "lora_B" in self.trainable:
             grads["lora_B"] = s * (dout.T @ z)  # (d_out, r)
         if "bias" in self.trainable:
