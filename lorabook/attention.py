@@ -1,9 +1,9 @@
 """Attention, forward and backward, in blocks of heads whose scores fit the cache.
 
 One array of scores has T x S numbers for every head of every text, in MiniLM with 128 tokens as many as q, k, v and o
-together, and several passes go over it. So each block runs from scores to output before the next one begins. Scores stand transposed,
-(S, T), with the keys in rows: maxima and sums then run along columns, where NumPy adds row to row. They are never
-divided by their sums l: the output is, which is d_head wide and not S (Dao et al. 2022, FlashAttention,
+together, and several passes go over it. So each block runs from scores to output before the next one begins. Scores
+stand transposed, (S, T), with the keys in rows: maxima and sums then run along columns, where NumPy adds row to row.
+They are never divided by their sums l: the output is, which is d_head wide and not S (Dao et al. 2022, FlashAttention,
 arXiv:2205.14135).
 """
 
