@@ -34,8 +34,9 @@ def compare(case, runs=15, vs=None, progress=False):
 
     {the case's fields, runs, vs, adapted, machine, versions, gemm, gemm_seconds, gemm_share, time_ratio, memory_ratio,
     lorabook: {median, min, peak_mb, gemm_seconds, gemm_share}, vs: likewise}. Seconds are of one step; gemm: medians
-    {method: {way: seconds}}, of which the fastest way is gemm_seconds; ratios: lorabook's median and peak over the
-    other side's. Raises InputError if a side cannot run.
+    {method: {way: seconds}}, of which the fastest way is gemm_seconds. time_ratio: lorabook's over the other side's
+    seconds, turn by turn, of which the median: a machine whose speed changes does so between turns. memory_ratio: of
+    the peaks. Raises InputError if a side cannot run.
     """
     config = case.config()
     adapted = len(chosen(config, case))
@@ -53,7 +54,7 @@ def compare(case, runs=15, vs=None, progress=False):
         for _ in tqdm(range(runs), delay=2, disable=None if progress else True, unit="turn"):
             for name in names:
                 time.sleep(PAUSE)
-                seconds[name] += sides[name].ask("turn", n)
+                seconds[name].append(sides[name].ask("turn", n))
             for method in methods:
                 for way, times in sides["gemm"].ask("turn", n, method).items():
                     gemm[method].setdefault(way, []).extend(times)
@@ -63,12 +64,14 @@ def compare(case, runs=15, vs=None, progress=False):
     result |= {"machine": machine(case.backend), "versions": versions(case.backend, vs), "gemm": gemm}
     result["gflop"] = {method: _gflop(config, case, method) for method in methods}
     for name in names:
-        median, ceiling = statistics.median(seconds[name]), min(gemm[METHODS[name]].values())
-        result[name] = {"median": median, "min": min(seconds[name]), "peak_mb": peaks[name]}
+        every, ceiling = sum(seconds[name], []), min(gemm[METHODS[name]].values())
+        median = statistics.median(every)
+        result[name] = {"median": median, "min": min(every), "peak_mb": peaks[name]}
         result[name] |= {"gemm_seconds": ceiling, "gemm_share": ceiling / median}
     result |= {key: result["lorabook"][key] for key in ("gemm_seconds", "gemm_share")}
     if vs:
-        result["time_ratio"] = result["lorabook"]["median"] / result[vs]["median"]
+        turns = zip(*(map(statistics.median, seconds[name]) for name in names), strict=True)
+        result["time_ratio"] = statistics.median(own / other for own, other in turns)
         result["memory_ratio"] = result["lorabook"]["peak_mb"] / result[vs]["peak_mb"]
     return result
 
@@ -102,7 +105,7 @@ def rows(result):
     for name in (name for name in METHODS if name in result):
         own, other = result[name], result.get(vs)
         ratios = {
-            "time_ratio": other and own["median"] / other["median"],
+            "time_ratio": other and (1.0 if name == vs else result["time_ratio"]),
             "memory_ratio": other and own["peak_mb"] / other["peak_mb"],
         }
         tidy.append(case | {"side": name} | own | ratios | {n: result[n] for n in ("machine", "versions")})
