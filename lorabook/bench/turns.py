@@ -6,6 +6,7 @@ come several to a turn, after an untimed one, because a turn starts with a cold 
 """
 
 import contextlib
+import itertools
 import json
 import os
 import statistics
@@ -64,7 +65,7 @@ def compare(case, runs=15, vs=None, progress=False):
     result |= {"machine": machine(case.backend), "versions": versions(case.backend, vs), "gemm": gemm}
     result["gflop"] = {method: _gflop(config, case, method) for method in methods}
     for name in names:
-        every, ceiling = sum(seconds[name], []), min(gemm[METHODS[name]].values())
+        every, ceiling = [*itertools.chain(*seconds[name])], min(gemm[METHODS[name]].values())
         median = statistics.median(every)
         result[name] = {"median": median, "min": min(every), "peak_mb": peaks[name]}
         result[name] |= {"gemm_seconds": ceiling, "gemm_share": ceiling / median}
