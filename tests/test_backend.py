@@ -20,8 +20,11 @@ from lorabook.backend import (
     arange_like,
     array_namespace,
     asarray_like,
+    bmm,
     check_float,
+    contiguous,
     cupy_wheel,
+    empty,
     exp_,
     fuse,
     get_xp,
@@ -267,6 +270,44 @@ def test_exp_in_place(put, rng):
     array = put(x)
     assert exp_(array) is array
     assert_close(array, np.exp(x), 1e-15)
+
+
+@pytest.mark.parametrize("a", [(2, 3, 4, 5), (4, 5)], ids=str)
+@pytest.mark.parametrize("kind", ["plain", "transposed", "every second"])
+def test_bmm_multiplies_every_two_matrices(put, rng, a, kind):
+    a, b = rng.standard_normal(a), rng.standard_normal((2, 3, 5, 7))
+    b_ = {
+        "plain": lambda: put(b),
+        "transposed": lambda: put(np.ascontiguousarray(b.mT)).mT,
+        "every second": lambda: put(np.repeat(b, 2, axis=-1))[..., ::2],
+    }[kind]()
+    got = bmm(put(a), b_)
+    assert_lives_on(put(a), got)
+    assert_close(got, a @ b, 1e-15)
+
+
+def test_bmm_into_a_view(put, rng):
+    a, b, target = rng.standard_normal((2, 3, 4, 5)), rng.standard_normal((2, 3, 5, 7)), put(np.zeros((2, 4, 3, 7)))
+    xp = array_namespace(target)
+    out = xp.permute_dims(target, (0, 2, 1, 3))  # (2, 3, 4, 7), as attention writes what a head gets
+    assert bmm(put(a), put(b), out=out) is out
+    assert_close(target, np.swapaxes(a @ b, 1, 2), 1e-15)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_empty_is_memory_like_its_model(put, dtype):
+    like = put(np.zeros(2, dtype))
+    array = empty((3, 0, 4), like)
+    assert array.shape == (3, 0, 4)
+    assert_lives_on(like, array)
+
+
+def test_contiguous_copies_only_what_is_not(put, rng):
+    x = rng.standard_normal((3, 4, 5))
+    array = put(x)
+    assert contiguous(array) is array
+    assert_close(contiguous(array.mT), x.mT, 0)
+    assert contiguous(x.mT).flags.c_contiguous
 
 
 def test_scatter_add_sums_repeated_rows(put, rng):

@@ -166,8 +166,8 @@ def test_a_hidden_token_gets_no_gradient(rng, name):
 @EVERY_BIAS
 def test_without_keep_the_same_bits_and_neither_scores_nor_slopes(rng, name, kind):
     layer, x = PARTS[name](rng), tokens(rng)
-    y, (*caches,) = layer.forward(x, bias=bias_of(kind, x))
-    y_, (*caches_,) = layer.forward(x, bias=bias_of(kind, x), keep=False)
+    y, caches = layer.forward(x, bias=bias_of(kind, x))
+    y_, caches_ = layer.forward(x, bias=bias_of(kind, x), keep=False)
     assert same_bits(y_, y)
     attention_at, activation_at = {"attention": (None, None), "post_norm": (0, 3), "pre_norm": (1, 5)}[name]
     for kept, parts in ((True, caches), (False, caches_)):
