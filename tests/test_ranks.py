@@ -194,7 +194,11 @@ trouble = {
     "input": lambda model: (_ for _ in ()).throw(InputError("the input is bad")),
     "disk": lambda model: (_ for _ in ()).throw(OSError("the disk is full")),
     "bug": lambda model: {}["no such key"],
-    "kill": lambda model: (pathlib.Path(__file__).with_name("killed").touch(), os.kill(os.getpid(), signal.SIGKILL)),
+    "kill": lambda model: (
+        time.sleep(2),  # meanwhile rank 0 has saved the second step, and waits
+        pathlib.Path(__file__).with_name("killed").touch(),
+        os.kill(os.getpid(), signal.SIGKILL),
+    ),
     "drift": lambda model: model.trainable_params()["classifier.bias"].__iadd__(1),
     "deaf": lambda model: time.sleep(60) if MPI.COMM_WORLD.rank != rank else trouble["input"](model),
 }
