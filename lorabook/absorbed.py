@@ -30,13 +30,13 @@ def absorbed_attention(q, x, key_weight, value_weight, value_bias, heads, bias=N
     (B, f, d), T = q.shape, x.shape[1]
     q = _by_head(q, heads) * (1 / math.sqrt(d // heads))  # (heads, B f, d_head)
     W_k, W_v = (xp.reshape(W, (heads, d // heads, x.shape[-1])) for W in (key_weight, value_weight))
-    t = _by_text(q @ W_k, B)  # (B, heads f, d_in)
+    t = _by_text(q @ W_k, B, f)  # (B, heads f, d_in)
     p = xp.reshape(t @ x.mT, (B, heads, f, T))
     if bias is not None:
         p += bias
     p = xp.reshape(softmax_(p), (B, heads * f, T))
     u = p @ x  # (B, heads f, d_in)
-    o = _merge(_of_text(u, heads) @ W_v.mT, B)  # (B, f, d)
+    o = _merge(_of_text(u, heads) @ W_v.mT, B, f)  # (B, f, d)
     if value_bias is not None:
         o += value_bias
     return o, (q, x, W_k, W_v, t, p, u)
@@ -54,16 +54,16 @@ def absorbed_attention_backward(dout, cache, need_dx=True):
     """
     q, x, W_k, W_v, t, p, u = cache
     xp = array_namespace(dout, x)
-    (heads, d_head, d_in), B = W_k.shape, x.shape[0]
+    (heads, d_head, d_in), (B, f, _) = W_k.shape, dout.shape
     do = _by_head(dout, heads)  # (heads, B f, d_head)
-    du = _by_text(do @ W_v, B)  # (B, heads f, d_in)
+    du = _by_text(do @ W_v, B, f)  # (B, heads f, d_in)
     dW_v = xp.reshape(do.mT @ _of_text(u, heads), (heads * d_head, d_in))
     ds = du @ x.mT  # dp, (B, heads f, T)
     ds -= row_sums(du * u)[..., None]
     ds *= p
     dt = _of_text(ds @ x, heads)  # (heads, B f, d_in)
     dx = p.mT @ du + ds.mT @ t if need_dx else None
-    dq = _merge(dt @ W_k.mT, B) * (1 / math.sqrt(d_head))
+    dq = _merge(dt @ W_k.mT, B, f) * (1 / math.sqrt(d_head))
     dW_k = xp.reshape(q.mT @ dt, (heads * d_head, d_in))
     return dq, dx, dW_k, dW_v, xp.sum(dout, axis=(0, 1))
 
@@ -75,22 +75,22 @@ def _by_head(x, heads):
     return xp.reshape(xp.permute_dims(xp.reshape(x, (B * f, heads, d // heads)), (1, 0, 2)), (heads, B * f, d // heads))
 
 
-def _merge(x, B):
+def _merge(x, B, f):
     """(heads, B f, n) -> (B, f, heads n)."""
-    heads, rows, n = x.shape
+    heads, _, n = x.shape
     xp = array_namespace(x)
-    return xp.reshape(xp.permute_dims(x, (1, 0, 2)), (B, rows // B, heads * n))
+    return xp.reshape(xp.permute_dims(x, (1, 0, 2)), (B, f, heads * n))
 
 
-def _by_text(x, B):
+def _by_text(x, B, f):
     """(heads, B f, n) -> (B, heads f, n)."""
-    heads, rows, n = x.shape
+    heads, _, n = x.shape
     xp = array_namespace(x)
-    return xp.reshape(xp.permute_dims(xp.reshape(x, (heads, B, rows // B, n)), (1, 0, 2, 3)), (B, -1, n))
+    return xp.reshape(xp.permute_dims(xp.reshape(x, (heads, B, f, n)), (1, 0, 2, 3)), (B, heads * f, n))
 
 
 def _of_text(x, heads):
     """(B, heads f, n) -> (heads, B f, n)."""
-    B, rows, n = x.shape
+    (B, _, n), f = x.shape, x.shape[1] // heads
     xp = array_namespace(x)
-    return xp.reshape(xp.permute_dims(xp.reshape(x, (B, heads, rows // heads, n)), (1, 0, 2, 3)), (heads, -1, n))
+    return xp.reshape(xp.permute_dims(xp.reshape(x, (B, heads, f, n)), (1, 0, 2, 3)), (heads, B * f, n))

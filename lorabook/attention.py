@@ -62,7 +62,7 @@ def attention(q, k, v, heads, bias=None, keep=True):
         cache = _attend(q_[block], k_[block], v_[block], own, o_[block])
         if keep:
             caches.append((block, cache))
-    return o, (caches, o, heads)
+    return o, (caches, o, heads, k.shape[1])
 
 
 def _attend(q, k, v, bias, o):
@@ -88,9 +88,9 @@ def attention_backward(dout, cache):
     The row sums D_i = sum_j dp_ij p_ij that softmax needs are <do_i v^T, p_i> = <do_i, p_i v> = <do_i, o_i>: products
     of T x d_head numbers instead of T x S.
     """
-    caches, o, heads = cache
+    caches, o, heads, S = cache
     xp = array_namespace(dout, o)
-    (B, T, d), S = dout.shape, caches[0][1][1].shape[-2]
+    B, T, d = dout.shape
     D = row_sums(xp.reshape(dout * o, (B, T, heads, d // heads)))  # (B, T, heads)
     D = xp.permute_dims(D, (0, 2, 1))[:, :, None, :]  # (B, heads, 1, T)
     dq, dk, dv = xp.empty_like(dout), empty((B, S, d), dout), empty((B, S, d), dout)
@@ -123,8 +123,9 @@ def _attend_backward(do, D, cache, dq, dk, dv):
 def _blocks(shape, xp):
     """Indices of texts and heads, with about SCORES of the (B, heads, T, S) each; on a GPU all is one block."""
     B, heads, T, S = shape
-    b, h = min(B, max(1, SCORES // (heads * T * S))), min(heads, max(1, SCORES // (T * S)))
+    fit = SCORES // max(1, T * S)  # heads, in a block
+    b, h = max(1, min(B, fit // heads)), max(1, min(heads, fit))
     if xp.__name__ == "cupy":
-        b, h = B, heads
+        b, h = max(1, B), heads
     texts = [slice(i, min(i + b, B)) for i in range(0, B, b)]
     return [(text, slice(j, min(j + h, heads)), ...) for text in texts for j in range(0, heads, h)]

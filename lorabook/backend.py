@@ -81,6 +81,11 @@ def empty(shape, like):
     return array_namespace(like).empty(shape, dtype=like.dtype, **_device(like))
 
 
+def ones(shape, like):
+    """Ones of this shape, on the backend and device and in the dtype of `like`."""
+    return array_namespace(like).ones(shape, dtype=like.dtype, **_device(like))
+
+
 def _device(like):
     return {} if _library(like) == "cupy" else {"device": like.device}
 
@@ -155,9 +160,9 @@ def normal_cdf(x):
     """
     if not (array_namespace(x) is np and x.dtype == np.float32 and x.ndim):
         return 0.5 * (1 + _erf(x * math.sqrt(0.5)))
-    square = np.square(x)
-    cdf = square * PHI[-1]
     with np.errstate(over="ignore"):  # far out: tanh(inf) = 1
+        square = np.square(x)
+        cdf = square * PHI[-1]
         for c in PHI[-2:0:-1]:
             cdf += c
             cdf *= square

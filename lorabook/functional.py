@@ -9,13 +9,13 @@ import math
 
 import numpy as np
 
-from .backend import arange_like, array_namespace, exp_, fuse, normal_cdf
+from .backend import arange_like, array_namespace, exp_, fuse, normal_cdf, ones
 from .errors import InputError
 
 
 def rows(x):
     """(..., d) -> (N, d): one big product is faster than a stack of small ones."""
-    return array_namespace(x).reshape(x, (-1, x.shape[-1]))
+    return array_namespace(x).reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
 
 
 # ---- linear ----------------------------------------------------------------------------------------------------------
@@ -139,9 +139,7 @@ ACTIVATIONS = {"relu": relu, "gelu_tanh": gelu_tanh, "gelu": gelu_erf, "silu": s
 
 def row_sums(x):
     """Sums along the last axis, (..., d) -> (...): a product with ones, several times faster than NumPy's sum."""
-    xp = array_namespace(x)
-    flat = rows(x)
-    return xp.reshape(flat @ xp.ones_like(flat[0, :]), x.shape[:-1])
+    return array_namespace(x).reshape(rows(x) @ ones(x.shape[-1:], x), x.shape[:-1])
 
 
 def row_means(x):

@@ -206,10 +206,10 @@ MUTANTS = {
         "attention:_blocks": [
             ("whole blocks of texts only", "range(0, B, b)", "range(0, B - b + 1, b)"),
             ("whole blocks of heads only", "range(0, heads, h)", "range(0, heads - h + 1, h)"),
-            ("no head is large enough", "max(1, SCORES // (T * S))", "SCORES // (T * S)"),
+            ("no head is large enough", "max(1, min(heads, fit))", "min(heads, fit)"),
             ("one block always", 'xp.__name__ == "cupy"', "True"),
             ("cut on a GPU", 'xp.__name__ == "cupy"', "False"),
-            ("blocks too large", "SCORES // (heads * T * S)", "SCORES // (T * S)"),
+            ("blocks too large", "fit // heads", "fit"),
         ],
         "functional:shift": [
             ("along the last axis always", "axis=axis", "axis=-1"),
@@ -270,14 +270,10 @@ MUTANTS = {
             ("tokens and heads mixed", "xp.permute_dims(x, (1, 0, 2))", "x"),
         ],
         "absorbed:_by_text": [
-            ("texts and heads mixed", "xp.permute_dims(xp.reshape(x, (heads, B, rows // B, n)), (1, 0, 2, 3))", "x"),
+            ("texts and heads mixed", "xp.permute_dims(xp.reshape(x, (heads, B, f, n)), (1, 0, 2, 3))", "x"),
         ],
         "absorbed:_of_text": [
-            (
-                "texts and heads mixed",
-                "xp.permute_dims(xp.reshape(x, (B, heads, rows // heads, n)), (1, 0, 2, 3))",
-                "x",
-            ),
+            ("texts and heads mixed", "xp.permute_dims(xp.reshape(x, (B, heads, f, n)), (1, 0, 2, 3))", "x"),
         ],
         "models.transformer:SelfAttention.forward": [
             ("never absorbed", "if absorbing_is_cheaper(q.shape[1], x.shape[1], self.heads, q.shape[2]):", "if False:"),
@@ -469,8 +465,8 @@ MUTANTS = {
         "functional:row_sums": [
             (
                 "the last feature left out",
-                "flat @ xp.ones_like(flat[0, :])",
-                "flat[:, :-1] @ xp.ones_like(flat[0, :-1])",
+                "rows(x) @ ones(x.shape[-1:], x)",
+                "rows(x)[:, :-1] @ ones((x.shape[-1] - 1,), x)",
             ),
             ("leading axes lost", "x.shape[:-1])", "(-1,))"),
         ],

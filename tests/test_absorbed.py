@@ -457,3 +457,8 @@ def test_only_what_trains_gets_a_gradient(rng, names):
             assert layer.grads_of_weight(dweight, dbias).keys() == set(names)
     layer = linear(rng, bias=False)
     assert list(layer.grads_of_weight(dweight, dbias)) == ["weight"]
+
+
+def test_absorbed_attention_of_no_texts(put):
+    W = put(np.zeros((8, 6)))
+    assert absorbed_attention(put(np.zeros((0, 1, 8))), put(np.zeros((0, 5, 6))), W, W, None, 2)[0].shape == (0, 1, 8)

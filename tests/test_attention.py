@@ -248,3 +248,10 @@ def test_heads_are_views(rng):
     assert heads.shape == (B, HEADS, T, D // HEADS)
     assert np.shares_memory(heads, x)
     assert same_bits(A.merge_heads(heads), x)
+
+
+def test_attention_of_no_texts(put):
+    q = put(np.zeros((0, 5, 8)))
+    o, cache = A.attention(q, q, q, 2)
+    assert o.shape == (0, 5, 8)
+    assert [g.shape for g in A.attention_backward(o, cache)] == 3 * [(0, 5, 8)]

@@ -641,3 +641,7 @@ def test_predict_is_forward_without_a_cache(rng, head):
     assert same_bits(model.predict(tiny_ids()), y)
     _, (_, blocks) = model.children["bert"].forward(tiny_ids(), keep=False)
     assert blocks == []
+
+
+def test_predict_of_no_texts(rng):
+    assert tiny_bert(rng).predict(np.zeros((0, 5), int)).shape == (0, 3)

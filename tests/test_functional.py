@@ -377,3 +377,15 @@ def test_inputs_are_left_as_they_were(put, rng):
     for (name, before), after in zip(host.items(), (x, weight, bias, dout), strict=True):
         assert to_numpy(after).tolist() == before.tolist(), name
     assert to_numpy(labels).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (2, 0, 5)], ids=str)
+def test_row_sums_of_no_rows(put, shape):
+    assert F.row_sums(put(np.zeros(shape))).shape == shape[:-1]
+
+
+def test_layer_norm_of_an_empty_batch(put):
+    y, cache = F.layer_norm(put(np.zeros((0, 5))), put(np.ones(5)), put(np.zeros(5)))
+    dx, dweight, dbias = F.layer_norm_backward(put(np.zeros((0, 5))), cache)
+    assert y.shape == dx.shape == (0, 5)
+    assert not to_numpy(dweight).any() and not to_numpy(dbias).any()
