@@ -111,7 +111,7 @@ assert np.allclose(y, A.merge_heads(o), rtol=1e-13, atol=0) and np.shares_memory
 print(inspect.getsource(A._attend))
 
 # %%
-blocks, _, _ = cache
+blocks, *_ = cache
 _, (*_, e, r) = blocks[0]  # the only one: so few scores fit into one block
 print("e * r is p, transposed:", np.allclose(e * r, p.mT, rtol=1e-13, atol=0))
 assert np.allclose(e * r, p.mT, rtol=1e-13, atol=0)
