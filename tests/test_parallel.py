@@ -1,6 +1,7 @@
 """A step in shards on threads: the same bits for any number of workers, and the gradients of the whole batch."""
 
 import itertools
+import os
 import threading
 import types
 
@@ -609,3 +610,20 @@ def test_what_is_not_finite_is_named_with_two_workers(name, value):
         train(model, batches, AdamW(1e-2), epochs=1, workers=2)
     assert {name: array.tobytes() for name, array in model.named_params().items()} == before
     assert not [path for path, layer in model.named_layers() if "forward" in vars(layer)]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="threads cannot be given a core on this system")
+@pytest.mark.parametrize("more", [0, 1])
+def test_as_many_threads_as_cores_have_one_each(more):
+    own, n = os.sched_getaffinity(0), cores() + more
+    meet = threading.Barrier(n)
+
+    def places(_):
+        meet.wait(60)  # every thread of the pool is here at once
+        return frozenset(os.sched_getaffinity(0))
+
+    with Workers(n) as team:
+        seen = list(team.map(places, range(n)))
+    alone = n > 1 and not more
+    assert sorted(map(sorted, seen)) == ([[core] for core in sorted(own)] if alone else [sorted(own)] * n)
+    assert os.sched_getaffinity(0) == own
