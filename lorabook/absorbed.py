@@ -8,7 +8,7 @@ arXiv:2405.04434, section 2.1.2.)
 
 import math
 
-from .backend import array_namespace
+from .backend import array_namespace, bmm
 from .functional import row_sums, softmax_
 
 
@@ -30,13 +30,13 @@ def absorbed_attention(q, x, key_weight, value_weight, value_bias, heads, bias=N
     (B, f, d), T = q.shape, x.shape[1]
     q = _by_head(q, heads) * (1 / math.sqrt(d // heads))  # (heads, B f, d_head)
     W_k, W_v = (xp.reshape(W, (heads, d // heads, x.shape[-1])) for W in (key_weight, value_weight))
-    t = _by_text(q @ W_k, B, f)  # (B, heads f, d_in)
-    p = xp.reshape(t @ x.mT, (B, heads, f, T))
+    t = _by_text(bmm(q, W_k), B, f)  # (B, heads f, d_in)
+    p = xp.reshape(bmm(t, x.mT), (B, heads, f, T))
     if bias is not None:
         p += bias
     p = xp.reshape(softmax_(p), (B, heads * f, T))
-    u = p @ x  # (B, heads f, d_in)
-    o = _merge(_of_text(u, heads) @ W_v.mT, B, f)  # (B, f, d)
+    u = bmm(p, x)  # (B, heads f, d_in)
+    o = _merge(bmm(_of_text(u, heads), W_v.mT), B, f)  # (B, f, d)
     if value_bias is not None:
         o += value_bias
     return o, (q, x, W_k, W_v, t, p, u)
@@ -56,15 +56,15 @@ def absorbed_attention_backward(dout, cache, need_dx=True):
     xp = array_namespace(dout, x)
     (heads, d_head, d_in), (B, f, _) = W_k.shape, dout.shape
     do = _by_head(dout, heads)  # (heads, B f, d_head)
-    du = _by_text(do @ W_v, B, f)  # (B, heads f, d_in)
-    dW_v = xp.reshape(do.mT @ _of_text(u, heads), (heads * d_head, d_in))
-    ds = du @ x.mT  # dp, (B, heads f, T)
+    du = _by_text(bmm(do, W_v), B, f)  # (B, heads f, d_in)
+    dW_v = xp.reshape(bmm(do.mT, _of_text(u, heads)), (heads * d_head, d_in))
+    ds = bmm(du, x.mT)  # dp, (B, heads f, T)
     ds -= row_sums(du * u)[..., None]
     ds *= p
-    dt = _of_text(ds @ x, heads)  # (heads, B f, d_in)
-    dx = p.mT @ du + ds.mT @ t if need_dx else None
-    dq = _merge(dt @ W_k.mT, B, f) * (1 / math.sqrt(d_head))
-    dW_k = xp.reshape(q.mT @ dt, (heads * d_head, d_in))
+    dt = _of_text(bmm(ds, x), heads)  # (heads, B f, d_in)
+    dx = bmm(p.mT, du) + bmm(ds.mT, t) if need_dx else None
+    dq = _merge(bmm(dt, W_k.mT), B, f) * (1 / math.sqrt(d_head))
+    dW_k = xp.reshape(bmm(q.mT, dt), (heads * d_head, d_in))
     return dq, dx, dW_k, dW_v, xp.sum(dout, axis=(0, 1))
 
 

@@ -200,11 +200,12 @@ def contiguous(x):
 def bmm(a, b, out=None):
     """a (..., m, k), b (..., k, n) -> (..., m, n): the product of each two matrices; into `out`, if given.
 
-    On NumPy a transposed b is copied, which takes less time than a product with it. For CuPy see `cublas`.
+    On NumPy a transposed b is copied unless it is the larger one: that takes less time than a product with it. For CuPy
+    see `cublas`.
     """
     library = array_namespace(a, b).__name__
     if library == "numpy":
-        return np.matmul(a, np.ascontiguousarray(b), out=out)
+        return np.matmul(a, b if b.size > a.size else np.ascontiguousarray(b), out=out)
     if library == "cupy":
         from . import cublas
 

@@ -10,7 +10,9 @@ import importlib
 import inspect
 import itertools
 import pkgutil
+import sys
 import textwrap
+import threading
 import types
 
 import numpy as np
@@ -241,22 +243,22 @@ MUTANTS = {
             ("scores scaled by the width", "math.sqrt(d // heads)", "math.sqrt(d)"),
             ("bias left out", "p += bias", "pass"),
             ("no bias of the value", "o += value_bias", "pass"),
-            ("scores of the values", "q @ W_k", "q @ W_v"),
-            ("mean of the keys", "@ W_v.mT", "@ W_k.mT"),
-            ("weights of the first head", "@ W_v.mT", "@ W_v[:1, ...].mT"),
+            ("scores of the values", "bmm(q, W_k)", "bmm(q, W_v)"),
+            ("mean of the keys", ", W_v.mT)", ", W_k.mT)"),
+            ("weights of the first head", ", W_v.mT)", ", (W_v[:1, ...] + 0 * W_v).mT)"),
         ],
         "absorbed:absorbed_attention_backward": [
             ("row sum left out", "ds -= row_sums(du * u)[..., None]", "pass"),
             ("row sum added", "ds -= row_sums", "ds += row_sums"),
             ("row sum without du", "du * u", "u"),
             ("without p", "ds *= p", "pass"),
-            ("dx of the mean only", "p.mT @ du + ds.mT @ t", "p.mT @ du"),
-            ("dx of the scores only", "p.mT @ du + ds.mT @ t", "ds.mT @ t"),
-            ("dx with p and ds swapped", "p.mT @ du + ds.mT @ t", "ds.mT @ du + p.mT @ t"),
+            ("dx of the mean only", " + bmm(ds.mT, t)", ""),
+            ("dx of the scores only", "bmm(p.mT, du) + ", ""),
+            ("dx with p and ds swapped", "bmm(p.mT, du) + bmm(ds.mT, t)", "bmm(ds.mT, du) + bmm(p.mT, t)"),
             ("dq not scaled", " * (1 / math.sqrt(d_head))", ""),
-            ("dq by the value's weight", "dt @ W_k.mT", "dt @ W_v.mT"),
-            ("du by the key's weight", "do @ W_v", "do @ W_k"),
-            ("dW_k scaled twice", "q.mT @ dt", "(q * (1 / math.sqrt(d_head))).mT @ dt"),
+            ("dq by the value's weight", "bmm(dt, W_k.mT)", "bmm(dt, W_v.mT)"),
+            ("du by the key's weight", "bmm(do, W_v)", "bmm(do, W_k)"),
+            ("dW_k scaled twice", "bmm(q.mT, dt)", "bmm((q * (1 / math.sqrt(d_head))).mT, dt)"),
             ("dW_v of the questions", "_of_text(u, heads)", "_of_text(t, heads)"),
             ("dW_k and dW_v swapped", "return dq, dx, dW_k, dW_v", "return dq, dx, dW_v, dW_k"),
             ("db averaged", "xp.sum(dout, axis=(0, 1))", "xp.mean(dout, axis=(0, 1))"),
@@ -857,11 +859,42 @@ def _call(function, parameters, needed):
     function(**parameters, **{name: FIXTURES[name]() for name in needed})
 
 
-def first_failure(module):
-    """Name of the first test of the module that fails; None if all pass."""
+@functools.cache
+def unmutated(module):
+    """[(name, call, code that ran)] of the module's tests, which all pass: what one of them raises, this raises."""
+    runs = []
     for name, call in tests_of(module):
-        try:
+        ran = set()
+        with _profiled(lambda frame, event, _, ran=ran: ran.add(frame.f_code) if event == "call" else None):
             call()
-        except FAILURES:
-            return name
+        runs.append((name, call, ran))
+    return runs
+
+
+@contextlib.contextmanager
+def _profiled(note):
+    """Tell `note` of every call, here and in the threads that are started meanwhile."""
+    before = sys.getprofile()
+    threading.setprofile(note)
+    sys.setprofile(note)
+    try:
+        yield
+    finally:
+        sys.setprofile(before)
+        threading.setprofile(None)
+
+
+def noticed(module, target, fragment, replacement):
+    """Name of the first test of the module that fails with this slip in the target; None if all pass.
+
+    Only those are run in which the target ran without the slip: the others cannot notice.
+    """
+    code = function_at(target).__code__
+    tests = [(name, call) for name, call, ran in unmutated(module) if code in ran]
+    with applied(target, fragment, replacement):
+        for name, call in tests:
+            try:
+                call()
+            except FAILURES:
+                return name
     return None

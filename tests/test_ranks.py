@@ -187,6 +187,7 @@ BREAK = """
 import os, pathlib, signal, sys, time
 from mpi4py import MPI
 from lorabook import InputError, cli, mpi
+from lorabook.io import read_checkpoint
 from lorabook.models.bert import BertForSequenceClassification as Model
 
 what, rank, shards = sys.argv[1], int(sys.argv[2]), []
@@ -195,7 +196,7 @@ trouble = {
     "disk": lambda model: (_ for _ in ()).throw(OSError("the disk is full")),
     "bug": lambda model: {}["no such key"],
     "kill": lambda model: (
-        time.sleep(2),  # meanwhile rank 0 has saved the second step, and waits
+        wait_for_step(2),  # until rank 0 has saved it, and waits for this one
         pathlib.Path(__file__).with_name("killed").touch(),
         os.kill(os.getpid(), signal.SIGKILL),
     ),
@@ -203,6 +204,12 @@ trouble = {
     "deaf": lambda model: time.sleep(60) if MPI.COMM_WORLD.rank != rank else trouble["input"](model),
 }
 compute = Model.loss_and_grad
+checkpoint = pathlib.Path(sys.argv[3 + sys.argv[3:].index("--out") + 1]) / "checkpoint.safetensors"
+
+def wait_for_step(step):
+    end = time.time() + 60
+    while time.time() < end and not (checkpoint.exists() and read_checkpoint(checkpoint)[1]["step"] == step):
+        time.sleep(0.05)
 
 def loss_and_grad(self, *batch):
     shards.append(batch)
