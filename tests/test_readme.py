@@ -65,16 +65,23 @@ def test_figures_of_the_encoder():
 
 
 def test_figures_of_the_step():
-    rows = [r for r in read_csv(ROOT / "figures" / "data" / "step_time.csv") if r["side"] == "lorabook"]
+    both = [read_csv(ROOT / "figures" / "data" / name) for name in ("step_time.csv", "elsewhere/step_time.csv")]
+    rows, other = ([row for row in rows if row["side"] == "lorabook"] for rows in both)
     time, memory = ([f"{row[ratio]:.2f}" for row in rows] for ratio in ("time_ratio", "memory_ratio"))
     text = " ".join(TEXT.split())
+    assert f"Time {', '.join(time[:3])} and {time[3]} in four settings, {time[4]} for inference" in text
+    assert f"memory {min(memory)} to {max(memory)}" in text
     assert f"it takes {time[0]} times PEFT's time and {memory[0]} of its memory" in text
     assert (
         f"alone {time[1]}, with 32 x 32 tokens {time[2]}, with one text of 32 tokens {time[3]}; inference {time[4]}"
         in text
     )
-    assert f"memory {min(memory)} to {max(memory)}" in text
-    assert f"{100 * rows[0]['gemm_share']:.0f} % of the step are the products" in text
+    seconds, share = ([f"{100 * rows[0][key]:.0f}" for rows in (rows, other)] for key in ("gemm_seconds", "gemm_share"))
+    assert f"took 0.{seconds[1]} s a step instead of 0.{seconds[0]} s" in text
+    assert f"{share[0]} % of the step are the products, at the speed of NumPy's BLAS ({share[1]} % there)" in text
+    time = [f"{row['time_ratio']:.2f}" for row in other]
+    assert f"the same command gave {', '.join(time[:4])} and {time[4]}" in text
+    assert sum(row["time_ratio"] > 1 for row in other) == 2 and "PEFT was ahead in two of the five" in text
 
 
 def test_number_of_mutants():
