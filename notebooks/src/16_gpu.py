@@ -33,6 +33,7 @@ from lorabook import (
     plotting,
     steps,
 )
+from lorabook import absorbed as first_token
 from lorabook import attention as A
 from lorabook import functional as F
 from lorabook.backend import array_namespace, data_like, scatter_add, to_numpy
@@ -222,7 +223,7 @@ def note(name, arrays, result):
         if arrays[1].ndim == 1:  # sums along rows, as products with ones
             name = "sum"
         if arrays[0].ndim > 2:
-            for a, copied in zip(arrays, (naive if place().startswith("absorbed") else ours)(*arrays), strict=True):
+            for a, copied in zip(arrays, ours(*arrays), strict=True):
                 if copied:
                     note("stack", [a], a)
     shapes = {n for a in arrays for n in a.shape}
@@ -341,7 +342,7 @@ def record(model, B, T):
 optim.BLOCK = optim.MOST  # NumPy lays as many numbers end to end as stay in its cache, a device more
 parallel.cut = lambda x, *size: [slice(0, x.shape[0])]  # NumPy cuts a batch for its threads, a device takes it whole
 A.SCORES = 1 << 60  # NumPy takes a few heads at a time, a device all
-A.bmm, A.contiguous, A.empty = bmm, contiguous, empty
+A.bmm, first_token.bmm, A.contiguous, A.empty = bmm, bmm, contiguous, empty
 steps.squared_norm = during("norm of the gradient", squared_norm)
 model = prepare(MINILM)
 tensors = len(model.trainable_params())
@@ -582,7 +583,7 @@ assert not any(entry["place"] == "layers.backward" or entry["name"] == "add.at" 
 # **Stacked products copy views.** Heads are views, and `k.mT` is another. CuPy's own stacked product copies every
 # operand that is not contiguous, and computes in float32 even where TF32 is asked for. cuBLAS can read most views: it
 # takes a flag, transposed or not, and a distance from one matrix of the stack to the next. `backend.bmm` passes them
-# on. (The few small products of the block that serves one token only, chapter 05, are left to CuPy.)
+# on.
 
 # %%
 print(inspect.getsource(cublas.layout))
