@@ -74,7 +74,7 @@ def main(argv=None):
     except (NonFiniteError, OSError, RuntimeError) as error:
         return _fail(args, error, 1)
     except KeyboardInterrupt:
-        return _fail(args, "interrupted" + getattr(args, "after_interrupt", ""), 130)
+        return _fail(args, "interrupted" + getattr(args, "after_interrupt", str)(), 130)
     return 0
 
 

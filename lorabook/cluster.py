@@ -41,7 +41,9 @@ def dask_workers(address):
     try:
         from distributed import Client
     except ImportError as error:
-        raise InputError(f"a Dask cluster needs distributed ({error}): pip install 'lorabook[dask]'") from None
+        raise InputError(
+            f"a Dask cluster needs distributed ({error}): pip install -e '.[dask]' in lorabook's folder"
+        ) from None
     _find_scheduler(address)
     with _quiet_client(), Client(address, timeout=ANSWER_SECONDS, set_as_default=False) as client:
         _check_workers(client, address)

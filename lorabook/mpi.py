@@ -24,7 +24,7 @@ def load():
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
-        how = "pip install 'lorabook[mpi]', or mpi4py beside the MPI of your cluster"
+        how = "pip install -e '.[mpi]' in lorabook's folder, or mpi4py beside the MPI of your cluster"
         raise InputError(f"ranks need mpi4py and an MPI library ({error}): {how}") from None
     for number in filter(str.isdecimal, (os.environ.get(name, "") for name in STARTED)):
         if int(number) != (size := MPI.COMM_WORLD.size):

@@ -47,8 +47,9 @@ def train(
 
     Raises NonFiniteError, naming the layer, before a NaN or Inf reaches the weights or the optimizer.
     """
-    if epochs < 1 or checkpoint_every < 1:
-        raise InputError(f"epochs and checkpoint_every must be at least 1; got {epochs} and {checkpoint_every}")
+    for name, value in {"epochs": epochs, "checkpoint_every": checkpoint_every}.items():
+        if value < 1:
+            raise InputError(f"{name} must be at least 1; got {value}")
     model.refuse_merged(before="training")
     total = epochs * len(batches)
     factor = schedule(lr_schedule, total, warmup)
@@ -79,6 +80,8 @@ def train(
                 workers.copy(_arrays(params, optimizer))
                 if progress:
                     print(f"continuing at step {len(history)} of {total}", file=sys.stderr)
+            elif resume and progress:
+                print(f"no checkpoint in {Path(checkpoint).parent}: starting at step 0 of {total}", file=sys.stderr)
 
         quiet = None if progress else True  # None: a bar on stderr if that is a terminal
         bar = tqdm(range(len(history), total), initial=len(history), total=total, delay=2, disable=quiet, unit="step")

@@ -327,7 +327,7 @@ def test_without_mpiexec_the_comparison_says_so(run, model, monkeypatch):
     monkeypatch.setattr("lorabook.bench.job.shutil.which", lambda *_, **__: None)
     code, _, err = run("bench", "step", "--model", model, *OPTIONS, "--vs", "ranks")
     assert code == 2
-    assert "pip install 'lorabook[mpi]'" in err
+    assert "pip install -e '.[mpi]'" in err
 
 
 @pytest.mark.skipif(not PEFT, reason="needs PEFT")

@@ -176,7 +176,7 @@ def test_a_cluster_without_dask_is_refused(run, tmp_path, monkeypatch):
     for command in (["sweep"], ["figures", "rank_vs_error"]):
         code, out, err = run(*command, "--scheduler", "tcp://localhost:8786", "--out", tmp_path / "s")
         assert (code, out) == (2, "")
-        assert "needs distributed" in err and "pip install 'lorabook[dask]'" in err and err.count("\n") == 1
+        assert "needs distributed" in err and "pip install -e '.[dask]'" in err and err.count("\n") == 1
 
 
 def test_a_cluster_with_a_gpu_is_refused(run, tmp_path, monkeypatch):
@@ -238,7 +238,25 @@ def test_interrupt_says_how_to_go_on(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr("lorabook.train.train", interrupted)
     code, _, err = run(*TRAIN, "--out", tmp_path)
-    assert code == 130 and "interrupted; the same command with --resume goes on" in err
+    assert code == 130 and err.endswith(
+        f"{tmp_path} holds no checkpoint yet (there is one every 7 steps): the same command starts over\n"
+    )
+    (tmp_path / "checkpoint.safetensors").touch()
+    code, _, err = run(*TRAIN, "--out", tmp_path, "--resume")
+    assert code == 130 and err.endswith(
+        f"the same command with --resume goes on at the last checkpoint in {tmp_path}\n"
+    )
+
+
+def test_resume_without_a_checkpoint_says_that_it_starts(run, tmp_path):
+    code, _, err = run(*TRAIN, "--out", tmp_path, "--resume")
+    assert code == 0 and err.startswith(f"no checkpoint in {tmp_path}: starting at step 0 of ")
+
+
+def test_doctor_reports_whatever_backend_is_asked_for(run, monkeypatch):
+    monkeypatch.setattr("lorabook.commands.doctor.gpu_problem", lambda: "no driver answers")
+    code, out, _ = run("doctor", "--backend", "cupy")
+    assert code == 0 and "backend       cupy: cannot be used" in out and "no driver answers" in out
 
 
 def test_terminal_output_fits_80_columns(run, tmp_path):

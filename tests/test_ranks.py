@@ -376,7 +376,7 @@ def test_without_mpi4py_the_extra_is_named(run, train, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     code, out, err = run(*train(tmp_path / "a"), "--distributed")
     assert (code, out) == (2, "") and err.count("\n") == 1
-    assert "pip install 'lorabook[mpi]'" in err
+    assert "pip install -e '.[mpi]'" in err
     assert not (tmp_path / "a").exists()
 
 

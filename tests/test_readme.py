@@ -76,9 +76,8 @@ def test_figures_of_the_step():
         f"alone {time[1]}, with 32 x 32 tokens {time[2]}, with one text of 32 tokens {time[3]}; inference {time[4]}"
         in text
     )
-    seconds, share = ([f"{100 * rows[0][key]:.0f}" for rows in (rows, other)] for key in ("gemm_seconds", "gemm_share"))
-    assert f"took 0.{seconds[1]} s a step instead of 0.{seconds[0]} s" in text
-    assert f"{share[0]} % of the step are the products, at the speed of NumPy's BLAS ({share[1]} % there)" in text
+    assert f"{100 * rows[0]['gemm_share']:.0f} % of the step are the products" in text
+    assert "AMD EPYC" in rows[0]["machine"] and "Xeon" in other[0]["machine"]
     time = [f"{row['time_ratio']:.2f}" for row in other]
     assert f"the same command gave {', '.join(time[:4])} and {time[4]}" in text
     assert sum(row["time_ratio"] > 1 for row in other) == 2 and "PEFT was ahead in two of the five" in text

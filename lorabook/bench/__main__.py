@@ -79,5 +79,5 @@ if __name__ == "__main__":
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
     except ImportError as error:
-        print(f"{error}; install the extra `oracle`: pip install torch transformers peft", file=sys.stderr)
+        print(f"{error}; install the extra `oracle`: pip install -e '.[oracle]' in lorabook's folder", file=sys.stderr)
         raise SystemExit(2) from None

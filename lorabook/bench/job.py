@@ -14,7 +14,9 @@ def mpiexec(n):
     """What goes before a command to start it n times: the mpiexec beside this python, or the one on the path."""
     folders = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     if (found := shutil.which("mpiexec", path=folders)) is None:
-        raise InputError("ranks are started by mpiexec, which is not there: pip install 'lorabook[mpi]'")
+        raise InputError(
+            "ranks are started by mpiexec, which is not there: pip install -e '.[mpi]' in lorabook's folder"
+        )
     return [found, "-n", str(n)]
 
 

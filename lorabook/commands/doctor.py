@@ -45,7 +45,8 @@ def run(args):
     ]
     gpu = f"{'no: ' if problem else ''}{result['gpu']}"
     lines += [textwrap.fill(f"GPU           {gpu}", 79, subsequent_indent=" " * 14)]
-    lines += [f"backend       {get_xp(args.backend).__name__}"]
+    unusable = args.backend == "cupy" and problem
+    lines += [f"backend       {'cupy: cannot be used' if unusable else get_xp(args.backend).__name__}"]
     lines += [f"cache         {result['cache']}"]
     lines += [f"{name:<13} {state or 'not fetched'}" for name, state in result["cached"].items()]
     return result, "\n".join(lines)

@@ -30,7 +30,7 @@ def run(args):
         raise InputError(f"unknown figure {unknown[0]!r}; expected one of {', '.join(figures.FIGURES)}")
     if args.scheduler and (here := [name for name in names if name.startswith(("reviews_", "step_"))]):
         raise InputError(f"{here[0]} is made on this machine, not on a cluster: name other figures, or no --scheduler")
-    args.after_interrupt = f"; the same command goes on with the finished runs in {args.runs}"
+    args.after_interrupt = lambda: f"; the same command goes on with the finished runs in {args.runs}"
     with where_jobs_run(args):
         prepare_folder(Path(args.out) / "data")
         if args.redraw:

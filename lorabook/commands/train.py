@@ -1,5 +1,6 @@
 """`lorabook train`: fine-tune a model with LoRA; the output folder is a PEFT adapter folder."""
 
+import functools
 from pathlib import Path
 
 from ..adapters import LoRAConfig, inject, memory_table
@@ -11,7 +12,7 @@ from ..tables import format_table, write_csv
 from .arguments import add_model_and_data, add_workers
 
 HELP = "fine-tune a model with LoRA; the output folder opens in PEFT"
-EXAMPLE = "lorabook train minilm movie-reviews --r 8 --target-modules query value --epochs 2 --out runs/reviews"
+EXAMPLE = "lorabook train minilm movie-reviews --r 8 --target-modules query value --epochs 2 --out runs/mine"
 SHARED = ("seed", "backend")
 
 
@@ -31,12 +32,24 @@ def add_arguments(parser):
         "--target-modules", nargs="+", metavar="NAME", help="layers (default: query value; for mlp-digits all)"
     )
     parser.add_argument("--lr", type=float, help="learning rate of AdamW (default: 0.001; for mlp-digits 0.01)")
-    parser.add_argument("--lr-schedule", choices=list(SCHEDULES), help="(default: linear; for mlp-digits cosine)")
+    parser.add_argument(
+        "--lr-schedule",
+        choices=list(SCHEDULES),
+        help="how the learning rate ends (default: linear; for mlp-digits cosine)",
+    )
     parser.add_argument("--warmup", type=int, default=0, metavar="STEPS", help="steps of linear warm-up (default: 0)")
     parser.add_argument("--max-grad-norm", type=float, metavar="X", help="clip the gradient's norm (default: off)")
-    parser.add_argument("--epochs", type=int, help="(default: 2; for mlp-digits 60)")
-    parser.add_argument("--batch-size", type=int, help="(default: 32; for mlp-digits 64)")
-    parser.add_argument("--checkpoint-every", type=int, default=100, metavar="STEPS", help="(default: %(default)s)")
+    parser.add_argument(
+        "--epochs", type=int, help="passes over the data, a whole number (default: 2; for mlp-digits 60)"
+    )
+    parser.add_argument("--batch-size", type=int, help="rows a step (default: 32; for mlp-digits 64)")
+    parser.add_argument(
+        "--checkpoint-every",
+        type=int,
+        default=100,
+        metavar="N",
+        help="steps between checkpoints (default: %(default)s)",
+    )
     parser.add_argument("--resume", action="store_true", help="continue the run in --out where its checkpoint stands")
     add_workers(parser, ", with --distributed of each rank")
     parser.add_argument(
@@ -81,7 +94,7 @@ def _run(args, workers):
     model = job.model.to(xp)
     inject(model, config)
     out = _folder(args) if workers.first else Path(args.out)
-    args.after_interrupt = f"; the same command with --resume goes on at the last checkpoint in {out}"
+    args.after_interrupt = functools.partial(_after_interrupt, out, args.checkpoint_every)
 
     workers.agree(lambda: {"test_rows": fingerprint({f"{i}": a for i, a in enumerate(sum(job.test, ()))})})
     before = evaluate(model, job.test, workers)
@@ -136,6 +149,13 @@ def _folder(args):
     if taken and "checkpoint.safetensors" not in taken:
         raise InputError(f"{out} holds {taken[0]} but no checkpoint to resume from; choose another --out")
     return out
+
+
+def _after_interrupt(out, every):
+    """What to do next."""
+    if (out / "checkpoint.safetensors").exists():
+        return f"; the same command with --resume goes on at the last checkpoint in {out}"
+    return f"; {out} holds no checkpoint yet (there is one every {every} steps): the same command starts over"
 
 
 def _traffic(traffic):

@@ -216,7 +216,8 @@ assert kept["merged"] == kept["auto"] == 4 * 8 * (N * d + d * d)  # x and W + s 
 # say what each choice does:
 #
 # * `A` random, `B = 0`: `dA = s B^T dW = 0`, but `dB = s dW A^T` is not. `B` moves first, then `A` can.
-# * `A = 0`, `B` random: the mirror image. It works as well; loralib and PEFT start their *embedding* adapters this way.
+# * `A = 0`, `B` random: the mirror image. It learns too, below more slowly; loralib and PEFT start their *embedding*
+#   adapters this way.
 # * both zero: both gradients are zero, now and for ever.
 # * both random: it learns, but the model was changed before the first example.
 #
