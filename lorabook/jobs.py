@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from .adapters.lora import shared_weights
 from .backend import data_like
@@ -99,17 +100,27 @@ def _check_labels(model, config, names):
         raise InputError(f"{model} was trained on the labels {saved}; the data has {names}")
 
 
-def evaluate(model, test, workers=None):
-    """(mean cross entropy in nats, accuracy in 0 .. 1) over the batches of a Job's test rows; workers as in `train`."""
+def evaluate(model, test, workers=None, progress=False):
+    """(mean cross entropy in nats, accuracy in 0 .. 1) over the batches of a Job's test rows.
+
+    workers, progress: as in `train`.
+    """
     like = next(iter(model.named_params().values()))
     for x, _ in test:
         model.check_input(x)
 
     def one(batch):
         x, y = batch
-        return int(np.count_nonzero(y >= 0)), *model.evaluate(data_like(x, like), data_like(y, like))
+        result = int(np.count_nonzero(y >= 0)), *model.evaluate(data_like(x, like), data_like(y, like))
+        bar.update(workers.size)  # the other processes do as many meanwhile
+        return result
 
-    with team(workers) as workers, shared_weights(model, sum(tokens(x) for x, _ in test), workers.map):
+    quiet = None if progress else True  # None: a bar on stderr if that is a terminal
+    with (
+        tqdm(total=len(test), desc="evaluate", delay=2, disable=quiet, leave=False, unit="batch") as bar,
+        team(workers) as workers,
+        shared_weights(model, sum(tokens(x) for x, _ in test), workers.map),
+    ):
         results = workers.spread(one, test)
     counted = sum(n for n, _, _ in results)
     return sum(n * loss for n, loss, _ in results) / counted, sum(n * right for n, _, right in results) / counted

@@ -1,4 +1,5 @@
 import os
+import signal
 from collections import Counter
 
 import numpy as np
@@ -11,6 +12,9 @@ from lorabook import backend, cli
 # The variable is for subprocesses and kernels, the limit for this process.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 threadpool_limits(1)
+
+# A job in the background of a shell script has SIGINT ignored, and so have the commands that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest.register_assert_rewrite("checks", "mutants")
 

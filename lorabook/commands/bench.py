@@ -95,7 +95,7 @@ def _case(args, options):
 
 # ---- step and forward ------------------------------------------------------------------------------------------------
 
-LABELS = {"lorabook": "lorabook", "ranks": "MPI ranks", "full": "lorabook, full", "peft": "PEFT"}
+LABELS = {"lorabook": "lorabook", "ranks": "MPI ranks", "full": "full fine-tuning", "peft": "PEFT"}
 WAYS = {"one": "1 thread", "blas": "BLAS", "shards": "shards", "device": "GPU"}
 
 
@@ -113,7 +113,7 @@ def _step(args, options):
         tidy = scaling(case, options["runs"], options["vs"], progress=True)
         return {"rows": tidy}, tidy, f"{_title(case, tidy[0])}\n\n{_scaling_table(tidy)}"
     result = compare(case, options["runs"], options["vs"], progress=True)
-    return result, rows(result), f"{_title(case, result)}\n\n{_table(result)}\n\n{_ceiling(result)}"
+    return result, rows(result), f"{_title(case, result)}\n\n{_table(result)}\n{_ceiling(result)}"
 
 
 def _title(case, result):
@@ -140,14 +140,17 @@ def _table(result):
     }
     text = format_table(rows, columns)
     if result["vs"]:
-        text += f"\n\ntime ratio {result['time_ratio']:.3f}, memory ratio {result['memory_ratio']:.3f}"
-    return text
+        text += (
+            f"\n\nlorabook over {LABELS[result['vs']]}: time ratio {result['time_ratio']:.3f} (median of the turns'),"
+        )
+        text += f"\nmemory ratio {result['memory_ratio']:.3f}"
+    return f"{text}\n\nOf ceiling: the share that the products alone would take, in their fastest way:"
 
 
 def _ceiling(result):
     """The table of what a step's products take alone."""
     columns = {
-        "ceiling: the products alone": lambda method: {"lora": "LoRA", "full": "full fine-tuning"}[method],
+        "the products alone": lambda method: {"lora": "LoRA", "full": "full fine-tuning"}[method],
         "GFLOP": lambda method: f"{result['gflop'][method]:.1f}",
     }
     for way in next(iter(result["gemm"].values())):

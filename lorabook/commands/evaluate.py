@@ -27,7 +27,7 @@ def run(args):
         check_labels(args.adapter, job.labels)
         load_adapter(args.adapter, job.model)
         merge(job.model)
-    loss, accuracy = evaluate(job.model.to(xp), job.test, args.workers)
+    loss, accuracy = evaluate(job.model.to(xp), job.test, args.workers, progress=True)
     rows = sum(len(y) for _, y in job.test)
     text = f"{rows:,} held-out rows: loss {loss:.4f} nats, {100 * accuracy:.1f} % right"
     return {"rows": rows, "loss": loss, "accuracy": accuracy}, text

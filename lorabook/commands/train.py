@@ -97,7 +97,7 @@ def _run(args, workers):
     args.after_interrupt = functools.partial(_after_interrupt, out, args.checkpoint_every)
 
     workers.agree(lambda: {"test_rows": fingerprint({f"{i}": a for i, a in enumerate(sum(job.test, ()))})})
-    before = evaluate(model, job.test, workers)
+    before = evaluate(model, job.test, workers, progress=True)
     history = train(
         model,
         job.batches,
@@ -114,7 +114,7 @@ def _run(args, workers):
         progress=True,
         workers=workers,
     )
-    after = evaluate(model, job.test, workers)
+    after = evaluate(model, job.test, workers, progress=True)
     if workers.first:
         save_adapter(out, model, config, args.model, job.task_type, job.labels)
         write_csv(out / "history.csv", history, args.command_line)
