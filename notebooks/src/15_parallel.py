@@ -135,7 +135,7 @@ assert np.array_equal(in_order, flat(results[1][1])) and differ > 0.05
 # BLAS brings threads of its own: let it share out every matrix product, and leave the batch alone. But a step is more
 # than products. Softmax, GELU, layer norm and the residuals are NumPy functions, which use one thread. If the products
 # are a share `f` of the time of a step, `p` BLAS threads make it faster by at most `1 / (1 - f + f / p)` (Amdahl).
-# Shards share out everything, and a thread keeps what the backward pass needs of 512 tokens at a time, not of the batch.
+# Shards share out everything, and a thread keeps what the backward pass needs of 512 tokens at a time, not of a batch.
 #
 # Each thread then computes with *one* BLAS thread; two levels of threads would fight over the cores. That Python
 # threads work at all here is because NumPy lets go of the interpreter while it computes.
