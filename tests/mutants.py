@@ -713,7 +713,7 @@ MUTANTS = {
             ("labels as values", 'if self.loss != "cross_entropy"', "if True"),
         ],
         "jobs:evaluate": [
-            ("mean of the batches' means", "return int(np.count_nonzero(y >= 0)), *model", "return 1, *model"),
+            ("mean of the batches' means", "result = int(np.count_nonzero(y >= 0)), *model", "result = 1, *model"),
             (
                 "updates formed for every batch",
                 "shared_weights(model, sum(tokens(x) for x, _ in test)",
