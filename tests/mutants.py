@@ -726,7 +726,7 @@ MUTANTS = {
             ("a coefficient left out", "PHI[-2:0:-1]", "PHI[-2:1:-1]"),
             ("a power of x left out", "cdf *= square", "pass"),
             ("not odd", "cdf *= x", "cdf *= np.abs(x)"),
-            ("odds for a share", "cdf += 1", "pass"),
+            ("from -1 to 1", "cdf *= 0.5\n    cdf += 0.5", "pass"),
             ("written into x", "square = np.square(x)", "square = np.square(x, out=x)"),
             ("no arrays without axes", " and x.ndim)", ")"),
             ("warns far out", 'np.errstate(over="ignore")', "np.errstate()"),

@@ -140,10 +140,9 @@ def _table(result):
     }
     text = format_table(rows, columns)
     if result["vs"]:
-        text += (
-            f"\n\nlorabook over {LABELS[result['vs']]}: time ratio {result['time_ratio']:.3f} (median of the turns'),"
-        )
-        text += f"\nmemory ratio {result['memory_ratio']:.3f}"
+        time, memory = (f"{result[name]:.3f}" for name in ("time_ratio", "memory_ratio"))
+        text += f"\n\nlorabook over {LABELS[result['vs']]}:\n"
+        text += f"time ratio {time} (median of the turns'), memory ratio {memory}"
     return f"{text}\n\nOf ceiling: the share that the products alone would take, in their fastest way:"
 
 

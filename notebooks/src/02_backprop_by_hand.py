@@ -330,7 +330,7 @@ print(format_table(rows, columns))
 
 # %% [markdown]
 # All that is in float64, and says nothing about code that only float32 goes through. There is such a place: erf is
-# slow, so for float32 arrays of NumPy GELU's `Phi` comes from a polynomial inside 1 / (1 + exp) (`backend.normal_cdf`).
+# slow, so for float32 arrays of NumPy GELU's `Phi` comes from a polynomial inside a tanh (`backend.normal_cdf`).
 # Compare the two:
 
 # %%
