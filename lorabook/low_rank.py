@@ -7,6 +7,7 @@ NumPy arrays indexed by r = 0 .. min(d_out, d_in).
 import math
 import operator
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 
@@ -38,9 +39,29 @@ def check_matrix(W, what="matrix"):
         raise InputError(f"{what} contains NaN or Inf; remove those entries first")
 
 
+def decomposable(W, what="matrix"):
+    """W, checked, in a dtype that LAPACK computes with: float16 becomes float32, which holds it exactly."""
+    check_matrix(W, what)
+    xp = array_namespace(W)
+    bits = xp.finfo(W.dtype).bits
+    if bits > 64:
+        raise InputError(f"{what} has dtype {W.dtype}, which no decomposition computes with; convert it to float64")
+    return W if bits > 16 else xp.astype(W, xp.float32)
+
+
+def frobenius(M):
+    """||M||_F of an array of any shape, as a float. Scaled by the largest entry, so that no square over- or underflows.
+
+    The entries come to the host as float64: for singular values and other small arrays.
+    """
+    M = to_numpy(M).astype(np.float64)
+    largest = np.max(np.abs(M), initial=0.0)
+    return float(largest * np.sqrt(np.sum((M / largest) ** 2))) if largest > 0 else 0.0
+
+
 def svd(W):
     """U (d_out, n), s (n,) descending, Vt (n, d_in) with W = U diag(s) Vt and n = min(d_out, d_in)."""
-    check_matrix(W)
+    W = decomposable(W)
     return array_namespace(W).linalg.svd(W, full_matrices=False)
 
 
@@ -90,16 +111,22 @@ def truncate_for_inputs(W, R):
     rank-deficient X does no harm. (Chen et al., DRONE, NeurIPS 2021, and Wang et al., SVD-LLM, arXiv:2403.07378, give
     the optimum with an inverse of R; it is the same matrix wherever that inverse exists.)
     """
-    check_matrix(W, "weight")
+    W, R = decomposable(W, "weight"), decomposable(R, "activation factor")
     if R.ndim != 2 or R.shape[1] != W.shape[1]:
         raise InputError(
             f"R must have d_in = {W.shape[1]} columns, like the weight {tuple(W.shape)}; got shape {tuple(R.shape)}"
         )
-    U, s, _ = svd(W @ R.T)
-    n = min(W.shape)
-    if U.shape[1] < n:  # fewer inputs than dimensions: W_r is exact on them from r = N on, and stays the same
-        return Truncation(U, U.T @ W, np.concatenate([rank_errors(s), np.zeros(n - U.shape[1])]))
-    return Truncation(U, U.T @ W, rank_errors(s))
+    w, x = _largest(W), _largest(R)  # taken out of the product, which would over- or underflow at extreme scales
+    U, s, _ = svd((W / w) @ (R / x).T)
+    errors = rank_errors(s) * w * x
+    beyond = np.zeros(min(W.shape) - U.shape[1])  # with fewer inputs than dimensions W_r is exact on them from r = N on
+    return Truncation(U, U.T @ W, np.concatenate([errors, beyond]))
+
+
+def _largest(M):
+    """The largest absolute value of an array, or 1 where all are zero, as a float."""
+    xp = array_namespace(M)
+    return float(xp.max(xp.abs(M))) or 1.0
 
 
 def output_errors(W, R):
@@ -108,12 +135,8 @@ def output_errors(W, R):
     W - W_r = sum_{i > r} s_i u_i v_i^T with orthonormal u_i, so errors[r]^2 = sum_{i > r} (s_i ||R v_i||)^2.
     """
     _, s, Vt = svd(W)
-    return rank_errors(s * _column_norms(R @ Vt.T))
-
-
-def _column_norms(M):
-    xp = array_namespace(M)
-    return xp.sqrt(xp.sum(M * M, axis=0))
+    RV = to_numpy(decomposable(R, "activation factor") @ Vt.T)
+    return rank_errors(to_numpy(s) * [frobenius(column) for column in RV.T])
 
 
 def activation_factor(batches):
@@ -123,7 +146,7 @@ def activation_factor(batches):
     """
     R = None
     for X in batches:
-        check_matrix(X, "activations")
+        X = decomposable(X, "activations")
         xp = array_namespace(X, R)
         R = xp.linalg.qr(X if R is None else xp.concat([R, X], axis=0), mode="reduced")[1]
     if R is None:
@@ -134,14 +157,23 @@ def activation_factor(batches):
 def rank_errors(s, norm="frobenius"):
     """Error of the best approximation of each rank r = 0 .. n, from the singular values s (n,) alone.
 
-    Frobenius: sqrt(sum_{i > r} s_i^2), summed from the smallest up, so that nothing cancels. Spectral: s_{r + 1}.
+    Frobenius: sqrt(sum_{i > r} s_i^2), summed from the smallest up, so that nothing cancels, and in units of the
+    largest, so that no square over- or underflows. Spectral: s_{r + 1}.
     """
-    s = to_numpy(s).astype(np.float64)
+    s, largest = _singular_values(s)
     if norm == "spectral":
         return np.append(s, 0.0)
     if norm != "frobenius":
         raise InputError(f"norm must be frobenius or spectral; got {norm!r}")
-    return np.append(np.sqrt(np.cumsum(s[::-1] ** 2)[::-1]), 0.0)
+    return np.append(largest * np.sqrt(np.cumsum((s / (largest or 1))[::-1] ** 2)[::-1]), 0.0)
+
+
+def _singular_values(s):
+    """(s as float64 on the host, the largest of them), checked."""
+    s = to_numpy(s).astype(np.float64)
+    if s.ndim != 1 or not len(s) or not (np.isfinite(s) & (s >= 0)).all():
+        raise InputError(f"expected singular values, a vector of finite numbers >= 0; got {s!r}")
+    return s, float(s.max())
 
 
 # ---- randomized SVD --------------------------------------------------------------------------------------------------
@@ -154,7 +186,7 @@ def range_finder(W, size, power_iterations=0, rng=None):
     Omega (d_in, size). A QR between the products keeps the small directions from drowning in rounding error.
     rng: numpy Generator or seed (default 0).
     """
-    check_matrix(W)
+    W = decomposable(W)
     check_rank(size, *W.shape, where="the range finder, size = r + oversampling")
     qr = array_namespace(W).linalg.qr
     rng = np.random.default_rng(0 if rng is None else rng)
@@ -170,6 +202,7 @@ def randomized_svd(W, r, oversampling=10, power_iterations=2, rng=None):
 
     Cost about (2 q + 2) 2 d_out d_in (r + oversampling) FLOPs; an SVD needs order d_out d_in min(d_out, d_in).
     """
+    W = decomposable(W)
     r = check_rank(r, *W.shape)
     Q = range_finder(W, min(r + oversampling, *W.shape), power_iterations, rng)
     U, s, Vt = svd(Q.T @ W)  # (size, d_in): small
@@ -184,17 +217,20 @@ def range_finder_bound(s, r, oversampling, power_iterations=0, norm="spectral"):
 
         Frobenius, q = 0:   (1 + r / (p - 1))^(1/2) tail(2)
         spectral:           ((1 + (r / (p - 1))^(1/2)) s_{r+1}^z + (e (r + p)^(1/2) / p) tail(2 z))^(1 / z)
+
+    Computed in units of s_1: a power of s neither over- nor underflows.
     """
-    s, p = to_numpy(s).astype(np.float64), oversampling
+    (s, largest), p = _singular_values(s), oversampling
+    s = s / (largest or 1)
     if p < 2 or (norm == "frobenius" and power_iterations):
         raise InputError(
             f"the bound needs oversampling >= 2, in Frobenius norm power_iterations = 0; got {p}, {power_iterations}"
         )
     if norm == "frobenius":
-        return math.sqrt(1 + r / (p - 1)) * rank_errors(s)[r]
+        return float(largest * math.sqrt(1 + r / (p - 1)) * rank_errors(s)[r])
     z = 2 * power_iterations + 1
     first = (1 + math.sqrt(r / (p - 1))) * rank_errors(s, "spectral")[r] ** z
-    return float((first + math.e * math.sqrt(r + p) / p * rank_errors(s**z)[r]) ** (1 / z))
+    return float(largest * (first + math.e * math.sqrt(r + p) / p * rank_errors(s**z)[r]) ** (1 / z))
 
 
 # ---- PCA, and what rank means for a matrix ---------------------------------------------------------------------------
@@ -203,23 +239,35 @@ def range_finder_bound(s, r, oversampling, power_iterations=0, norm="spectral"):
 def pca(X, r):
     """Principal components of the rows of X (N, d): mean (d,), components (r, d), variances (r,) with divisor N - 1.
 
-    PCA is the SVD of X - mean, not of X: how the rows differ from each other, not from zero.
+    PCA is the SVD of X - mean, not of X: how the rows differ from each other, not from zero. Computed in float64, in
+    which a mean far from zero does not drown the differences; returned in the dtype of X. Raises InputError for fewer
+    than two rows, which have no variance.
     """
+    check_matrix(X, "data")
+    if X.shape[0] < 2:
+        raise InputError(f"PCA needs at least two rows, which can differ from each other; got shape {tuple(X.shape)}")
     xp = array_namespace(X)
-    mean = xp.mean(X, axis=0)
-    _, s, Vt = truncated_svd(X - mean, r)
-    return mean, Vt, s**2 / (X.shape[0] - 1)
+    wide = xp.astype(X, xp.float64)
+    mean = xp.mean(wide, axis=0)
+    _, s, Vt = truncated_svd(wide - mean, r)
+    return tuple(xp.astype(a, X.dtype) for a in (mean, Vt, s**2 / (X.shape[0] - 1)))
 
 
 def stable_rank(s):
-    """||W||_F^2 / ||W||_2^2 = sum s_i^2 / s_1^2, from 1 to the rank: small singular values hardly move it."""
-    s = to_numpy(s).astype(np.float64)
-    return float(np.sum(s**2) / s[0] ** 2) if s[0] > 0 else 0.0
+    """||W||_F^2 / ||W||_2^2 = sum s_i^2 / s_1^2, from 1 to the rank: small singular values hardly move it.
+
+    0.0 for a matrix of zeros.
+    """
+    s, largest = _singular_values(s)
+    return float(np.sum((s / largest) ** 2)) if largest else 0.0
 
 
 def energy_rank(s, energy=0.9):
-    """The smallest r whose best approximation keeps this share of ||W||_F^2."""
-    lost = rank_errors(s) ** 2
+    """The smallest r whose best approximation keeps this share, in 0 .. 1, of ||W||_F^2; 0 for a matrix of zeros."""
+    if isinstance(energy, bool) or not isinstance(energy, Real) or not 0 < energy <= 1:
+        raise InputError(f"energy is a share, above 0 and at most 1 (0.9 for 90 %); got {energy!r}")
+    s, largest = _singular_values(s)
+    lost = rank_errors(s / (largest or 1)) ** 2
     return int(np.argmax(lost <= (1 - energy) * lost[0]))
 
 

@@ -171,6 +171,66 @@ def test_kinds_of_rank():
     assert low_rank.break_even_rank(128, 64) == pytest.approx(42.67, abs=0.01)
 
 
+def test_principal_components_far_from_zero_in_float32(xp, put, rng):
+    X = (rng.standard_normal((200_000, 4)) + 1000).astype("f4")
+    mean, components, variances = low_rank.pca(put(X), 4)
+    assert {mean.dtype, components.dtype, variances.dtype} == {xp.asarray(1.0, dtype=xp.float32).dtype}
+    np.testing.assert_allclose(to_numpy(mean), X.astype("f8").mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(to_numpy(variances), np.linalg.eigvalsh(np.cov(X.astype("f8").T))[::-1], rtol=1e-5)
+
+
+def test_principal_components_need_two_rows():
+    with pytest.raises(InputError, match=r"two rows.*\(1, 3\)"):
+        low_rank.pca(np.ones((1, 3)), 1)
+
+
+def test_half_precision_is_computed_in_single(rng):
+    W, X = rng.standard_normal((5, 4)).astype("f2"), rng.standard_normal((9, 4)).astype("f2")
+    R = low_rank.activation_factor([X])
+    for half, single in (
+        (low_rank.truncate(W), low_rank.truncate(W.astype("f4"))),
+        (low_rank.truncate_for_inputs(W, R), low_rank.truncate_for_inputs(W.astype("f4"), R)),
+    ):
+        assert half.weight(2).dtype == np.float32
+        np.testing.assert_array_equal(half.errors, single.errors)
+    np.testing.assert_array_equal(low_rank.randomized_svd(W, 2)[1], low_rank.randomized_svd(W.astype("f4"), 2)[1])
+    np.testing.assert_array_equal(low_rank.output_errors(W, R), low_rank.output_errors(W.astype("f4"), R))
+    with pytest.raises(InputError, match="float(96|128)|longdouble"):
+        low_rank.svd(W.astype(np.longdouble))
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-165, 1e155, 1e200])
+def test_extreme_scales_change_the_units_and_nothing_else(rng, scale):
+    W, X = rng.standard_normal((8, 6)), rng.standard_normal((20, 6)) * np.geomspace(1, 0.01, 6)
+    s, R = low_rank.svd(W)[1], low_rank.activation_factor([X])
+    assert low_rank.stable_rank(scale * s) == pytest.approx(low_rank.stable_rank(s))
+    assert low_rank.energy_rank(scale * s, 0.8) == low_rank.energy_rank(s, 0.8)
+    np.testing.assert_allclose(low_rank.rank_errors(scale * s), scale * low_rank.rank_errors(s))
+    for q, norm in ((0, "frobenius"), (0, "spectral"), (2, "spectral")):
+        bound = low_rank.range_finder_bound(s, 2, 3, q, norm)
+        assert low_rank.range_finder_bound(scale * s, 2, 3, q, norm) == pytest.approx(scale * bound, rel=1e-12)
+    for curve in (low_rank.output_errors, lambda W, R: low_rank.truncate_for_inputs(W, R).errors):
+        np.testing.assert_allclose(curve(scale * W, R), scale * curve(W, R), atol=scale * 1e-12)
+        np.testing.assert_allclose(curve(W, scale * R), scale * curve(W, R), atol=scale * 1e-12)
+    both = low_rank.truncate_for_inputs(scale * W, R * min(scale, 1 / scale)).weight(2)
+    np.testing.assert_allclose(both, scale * low_rank.truncate_for_inputs(W, R).weight(2))
+    tiny = low_rank.truncate_for_inputs(1e-200 * W, 1e-200 * R).weight(2)  # where every product underflows
+    np.testing.assert_allclose(tiny, 1e-200 * low_rank.truncate_for_inputs(W, R).weight(2))
+
+
+@pytest.mark.parametrize("energy", [1.5, -1, 90, 0, np.nan, np.inf, True, "0.9", None])
+def test_a_share_of_energy_is_above_0_and_at_most_1(energy):
+    with pytest.raises(InputError, match="share.*got"):
+        low_rank.energy_rank(np.ones(3), energy)
+
+
+@pytest.mark.parametrize("s", [np.array([]), np.array([1.0, np.nan]), np.array([-1.0]), np.ones((2, 2))])
+def test_what_is_no_vector_of_singular_values_is_refused(s):
+    for function in (low_rank.stable_rank, low_rank.energy_rank, low_rank.rank_errors):
+        with pytest.raises(InputError, match="singular values"):
+            function(s)
+
+
 @pytest.mark.parametrize("r", [0, -1, 4, 2.5, True, "2", None, np.nan])
 def test_a_rank_that_does_not_exist_is_refused(r):
     with pytest.raises(InputError, match=r"integer from 1 to 3.*5x3.*got"):

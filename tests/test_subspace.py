@@ -34,6 +34,14 @@ def test_orthogonal_subspaces_have_similarity_0():
     assert subspace.subspace_similarity(np.eye(6)[:2], np.eye(6)[2:5]).max() < 1e-28
 
 
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_amplification_has_no_units(rng, scale):
+    W, delta = rng.standard_normal((5, 6)), rng.standard_normal((5, 2)) @ rng.standard_normal((2, 6))
+    expected = subspace.amplification(W, delta, 2)
+    assert subspace.amplification(scale * W, scale * delta, 2) == pytest.approx(expected)
+    assert subspace.amplification(W.astype("f2"), delta.astype("f2"), 2) == pytest.approx(expected, rel=0.01)
+
+
 def test_amplification_of_the_weight_itself_is_1_and_of_a_new_direction_is_large(rng):
     W = np.diag([5.0, 4.0, 3.0, 0.1, 0.0])
     assert subspace.amplification(W, 0.3 * W, 3) == pytest.approx(0.3)
