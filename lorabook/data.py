@@ -130,14 +130,11 @@ def csv_task(path, seed=0, test_share=1 / 3, encoding="utf-8"):
 
 
 def _number(cell, path, line, column):
-    text = str(cell).strip()
+    text, where = str(cell).strip(), f"{path}, line {line}, column {short(column)}"
     if isinstance(cell, bool) or not NUMBER.fullmatch(text):
-        expected = "expected a number such as 0.5; got"
-        raise FormatError(
-            f"{path}, line {line}, column {column}: {expected} {short(cell)}: drop that row or fill it in"
-        )
+        raise FormatError(f"{where}: expected a number such as 0.5; got {short(cell)}: drop that row or fill it in")
     if math.isinf(number := float(text)):
-        raise FormatError(f"{path}, line {line}, column {column}: {short(cell)} is too large for a number of 64 bits")
+        raise FormatError(f"{where}: {short(cell)} is too large for a number of 64 bits")
     return number
 
 

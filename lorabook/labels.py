@@ -1,7 +1,7 @@
 """Labels as files write them: which are the same, what they are called, how they are numbered.
 
 * A label is text, or in JSON lines a number. Truth values, null, lists, objects and blank text are none.
-* Blanks around a label do not count: ` pos` is `pos`. In JSON lines, a whole number is called by its digits: 1.0 is `1`.
+* Blanks around a label do not count: ` pos` is `pos`. In JSON lines, a whole number is its digits: 1.0 is `1`.
 * Labels that are one number written in two ways (`1` and `1.0` in a CSV file) are refused.
 * Numbers are numbered by size, so that 2 stands before 10; if any label is no number, all are numbered as text.
 """
