@@ -3,13 +3,18 @@
 Everything is seeded and drawn on the host, so that every backend sees the same numbers.
 """
 
-import csv
+import math
+from array import array
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 
-from .errors import InputError
+from .configs import short
+from .errors import FormatError, InputError
 from .io import fingerprint
+from .labels import NUMBER, in_order, named_labels
+from .tables import table_rows
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,9 @@ def digits(name="digits", seed=0, test_share=1 / 3):
     The same seed gives the same stratified split for every shift, so no test digit is seen in pretraining either.
     """
     if name not in SHIFTS:
-        raise InputError(f"unknown data {name!r}; expected one of {', '.join(SHIFTS)}, or the path of a .csv file")
+        raise InputError(
+            f"unknown data {name!r}; expected one of {', '.join(SHIFTS)}, or the path of a .csv, .tsv or .jsonl file"
+        )
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -94,43 +101,57 @@ def digits(name="digits", seed=0, test_share=1 / 3):
 # ---- the reader's own numbers ----------------------------------------------------------------------------------------
 
 
-def csv_task(path, seed=0, test_share=1 / 3):
-    """A Task from a .csv file: a header, a column `label` (any text), all other columns numbers.
+def csv_task(path, seed=0, test_share=1 / 3, encoding="utf-8"):
+    """A Task from a .csv, .tsv or .jsonl file: a column `label` (see `labels`), all other columns numbers.
 
-    Columns are shifted and scaled to mean 0, standard deviation 1 on the training rows; labels are numbered in order.
+    Columns are shifted and scaled to mean 0, standard deviation 1 on the training rows, so that no choice of units
+    matters; one that is constant there becomes 0. The seed draws a stratified split.
     """
     from sklearn.model_selection import train_test_split
 
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            numbered = [(reader.line_num, [cell.strip() for cell in line]) for line in reader if line] or [(1, [])]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"cannot read {path} as CSV: {error}") from None
-    (_, header), *lines = numbered
-    if header.count("label") != 1 or len(header) < 2 or not lines:
-        expected = "a header with one column `label`, others with numbers, and rows, separated by commas"
-        raise InputError(f"{path}: expected {expected}; got the header {', '.join(header)[:60]!r}")
-    at = header.index("label")
-    x = np.empty((len(lines), len(header) - 1), np.float32)
-    for row, (number, line) in zip(x, lines, strict=True):
-        if len(line) != len(header):
-            raise InputError(f"{path}, row {number}: expected {len(header)} cells, as in the header; got {len(line)}")
-        try:
-            with np.errstate(over="ignore"):  # too large for float32: Inf, which is reported
-                row[:] = [float(cell) for cell in line[:at] + line[at + 1 :]]
-        except ValueError as error:
-            raise InputError(f"{path}, row {number}: expected numbers but for the label; {error}") from None
-        if not np.isfinite(row).all():
-            raise InputError(f"{path}, row {number}: NaN or Inf; drop that row or fill it in")
-    names, y, counts = np.unique([line[at] for _, line in lines], return_inverse=True, return_counts=True)
-    if len(names) < 2 or counts.min() < 2 or int(test_share * len(x)) < len(names):
-        found = ", ".join(f"{n}: {c}" for n, c in zip(names[:8], counts, strict=False))
-        raise InputError(f"{path}: expected two labels or more and at least three rows of each; got {found}")
+    numbers, labels, columns = array("d"), [], None
+    for line, row in table_rows(path, ("label",), None, encoding):
+        labels.append((line, row.pop("label")))
+        columns = columns or [*row]
+        numbers.extend(_number(row[column], path, line, column) for column in columns)
+    if not columns:
+        raise InputError(f"{path}: expected rows, and a column of numbers beside `label`")
+    labels = named_labels(labels, path)
+    x = np.frombuffer(numbers).reshape(len(labels), len(columns))
+    names, counts = in_order(labels), Counter(labels)
+    if len(names) < 2 or min(counts.values()) < 2 or int(test_share * len(x)) < len(names):
+        found = ", ".join(f"{name}: {counts[name]}" for name in names[:8])
+        raise InputError(f"{path}: expected two labels or more and at least three rows of each; got {short(found)}")
+    place = {name: i for i, name in enumerate(names)}
+    y = np.array([place[label] for label in labels], np.int64)
     x_train, x_test, y_train, y_test = train_test_split(x, y, test_size=test_share, random_state=seed, stratify=y)
-    mean, scale = x_train.mean(axis=0), x_train.std(axis=0)
-    scale[scale == 0] = 1
-    return Task(str(path), (x_train - mean) / scale, y_train, (x_test - mean) / scale, y_test)
+    x_train, x_test = _standardised(x_train, x_test)
+    return Task(str(path), x_train, y_train, x_test, y_test)
+
+
+def _number(cell, path, line, column):
+    text, where = str(cell).strip(), f"{path}, line {line}, column {short(column)}"
+    if isinstance(cell, bool) or not NUMBER.fullmatch(text):
+        raise FormatError(f"{where}: expected a number such as 0.5; got {short(cell)}: drop that row or fill it in")
+    if math.isinf(number := float(text)):
+        raise FormatError(f"{where}: {short(cell)} is too large for a number of 64 bits")
+    return number
+
+
+def _standardised(x_train, x_test):
+    """Both in float32, shifted and scaled column by column to mean 0, standard deviation 1 on the training rows.
+
+    In float64, in units of the column's largest entry (a power of two, so exact) and from its first row on: no offset
+    or unit takes digits from the statistics. What differs by rounding alone is constant, and becomes 0.
+    """
+    exponent = np.frexp(np.abs(x_train).max(axis=0))[1]
+    with np.errstate(over="ignore"):  # a test row far outside of the training rows: Inf, which Task reports
+        train, test = (np.ldexp(x, -exponent) for x in (x_train, x_test))
+        train, test = train - train[0], test - train[0]
+        mean, scale = train.mean(axis=0), train.std(axis=0)
+        varies = np.ptp(train, axis=0) > 8 * np.finfo(np.float64).eps
+        scale[~varies] = 1
+        return [np.where(varies, (x - mean) / scale, 0).astype(np.float32) for x in (train, test)]
 
 
 # ---- planted: linear regression whose best update of every rank is known ---------------------------------------------

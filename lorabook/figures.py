@@ -13,7 +13,7 @@ from .errors import InputError
 from .models import MLP
 from .pretrain import pretrained_mlp
 from .sweep import Setting, learning_rate_sweep, rank_sweep
-from .tables import read_csv, write_csv
+from .tables import is_table, read_csv, write_csv
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
 HIDDEN = (128, 128)
@@ -28,11 +28,11 @@ class Figure:
 
 
 def setting_for(data="digits-rotated", seed=0, **options):
-    """(Setting, title) of a sweep: from upright digits to a shifted version of them, or on the user's own .csv file.
+    """(Setting, title) of a sweep: from upright digits to a shifted version of them, or on the user's own table.
 
-    A CSV has no upright version to pretrain on: its base is an untrained MLP, so Delta W is all that training does.
+    A table has no upright version to pretrain on: its base is an untrained MLP, so Delta W is all that training does.
     """
-    if data.endswith(".csv"):
+    if is_table(data):
         task = csv_task(data, seed)
         base = MLP((task.x_train.shape[1], *HIDDEN, task.classes), rng=np.random.default_rng(seed))
         options["batch_size"] = min(64, len(task.x_train))

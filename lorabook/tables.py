@@ -1,34 +1,156 @@
-"""Rows of numbers: CSV files that say how they were made, and aligned tables for the terminal."""
+"""Tables: one reader for files of texts and of numbers, ours and others'; CSV files that say how they were made."""
 
 import csv
 import io
+import itertools
+from pathlib import Path
 
+from .configs import short
 from .environment import summary
 from .errors import FormatError, InputError
 from .io import write_atomic
+from .readers import csv_rows, json_rows, numbered_lines, tsv_rows
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+SEPARATED = {".csv": (csv_rows, ","), ".tsv": (tsv_rows, "\t")}
+FORMATS = (*SEPARATED, ".jsonl")
+SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
+
+
+def is_table(path):
+    """Whether a file's name ends as one of FORMATS does, in small letters or capitals."""
+    return Path(path).suffix.lower() in FORMATS
+
+
+def read_table(path, columns, optional=(), encoding="utf-8", comments=None):
+    """`table_rows` as a list, of one row or more."""
+    rows = list(table_rows(path, columns, optional, encoding, comments))
+    if not rows:
+        raise FormatError(f"{path} holds no rows")
+    return rows
+
+
+def table_rows(path, columns, optional=(), encoding="utf-8", comments=None):
+    """Yield (line, {column: cell}) for each row of a .csv, .tsv or .jsonl file; `line` is the one where it begins.
+
+    columns: what every row must have. optional: what may be missing, and is None then; if this is None, every other
+    column of the file, which all rows must have. Further columns are passed over. Cells are text; in JSON lines also
+    numbers and truth values. In a header, blanks around a name do not count; two names that differ in blanks or
+    capitals alone are refused. comments: what the lines that are passed over at the top begin with.
+    Raises InputError or FormatError with file, line, what came, and what to do.
+    """
+    if not is_table(path):
+        raise InputError(f"{path}: expected a .csv, .tsv or .jsonl file")
+    try:
+        if Path(path).exists() and not Path(path).is_file():
+            raise InputError(f"cannot read {path}: not a file")  # opening a pipe would wait for somebody to write to it
+        with open(path, encoding="utf-8") as file:
+            yield from stream_table(file, Path(path).suffix.lower(), columns, optional, encoding, path, comments)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def stream_table(file, form, columns, optional=(), encoding="utf-8", name="standard input", comments=None):
+    """The same from an open text file (see `numbered_lines`), each row as soon as it ends. form: one of FORMATS."""
+    lines = numbered_lines(file, name, encoding)
+    if comments:
+        lines = itertools.dropwhile(lambda numbered: numbered[1].startswith(comments), lines)
+    if form == ".jsonl":
+        return _objects(json_rows(lines, name), name, columns, optional)
+    read, separator = SEPARATED[form]
+    return _under_header(read(lines, name), name, separator, columns, optional)
+
+
+def _under_header(rows, name, separator, columns, optional):
+    line, header = next(rows, (1, None))
+    if header is None:
+        raise FormatError(f"{name} is empty; expected a header and rows")
+    header = [cell.strip() for cell in header]
+    try:
+        places = {column: header.index(column) for column in _wanted(header, columns, optional)}
+    except ValueError as error:
+        hint = _other_separator(header, separator, columns)
+        raise FormatError(f"{name}, line {line}: {hint or error}") from None
+    missing = {column: None for column in optional or () if column not in places}
+    for line, cells in rows:
+        if len(cells) != len(header):
+            came = f"{len(cells)} cell{'s' * (len(cells) > 1)}, beginning with {short(cells[0])}"
+            hint = {",": "put a cell that has a comma in quotes", "\t": "a cell can hold neither tab nor line end"}
+            raise FormatError(f"{name}, line {line}: {came}; the header has {len(header)} ({hint[separator]})")
+        yield line, {column: cells[place] for column, place in places.items()} | missing
+
+
+def _objects(rows, name, columns, optional):
+    known, wanted = None, None
+    for line, row in rows:
+        try:
+            if (keys := [*row]) != known:
+                before, wanted, known = wanted, _wanted(keys, columns, optional), keys
+                if optional is None and before is not None and {*before} != {*wanted}:
+                    raise ValueError(f"expected {_listed(before)}, as before; got {_listed(wanted)}")
+        except ValueError as error:
+            raise FormatError(f"{name}, line {line}: {error}") from None
+        cells = dict.fromkeys((*columns, *(optional or ()))) | {column: row[column] for column in wanted}
+        for column, cell in cells.items():
+            if isinstance(cell, list | dict) or (cell is None and column not in (optional or ())):
+                raise FormatError(f"{name}, line {line}: expected text or a number as `{column}`; got {short(cell)}")
+        yield line, cells
+
+
+def _wanted(names, columns, optional):
+    """The columns to read of those with these names. Raises ValueError if one is missing, or there twice."""
+    alike = {}
+    for name in names:
+        alike.setdefault(name.strip().casefold(), []).append(name)
+    for column in names if optional is None else (*columns, *optional):
+        there = alike.get(column.strip().casefold(), [])
+        if len(there) > 1:
+            raise ValueError(f"two columns are called {short(there[0])} and {short(there[1])}; rename or remove one")
+        if there and there[0] != column:
+            raise ValueError(f"expected a column `{column}`; got {short(there[0])}: rename it")
+        if not column:
+            raise ValueError(f"column {names.index(column) + 1} has no name; name it or remove it")
+    if missing := [column for column in columns if column not in names]:
+        raise ValueError(f"expected a column {' and a column '.join(f'`{c}`' for c in missing)}; got {_listed(names)}")
+    return names if optional is None else [column for column in (*columns, *optional) if column in names]
+
+
+def _other_separator(header, separator, columns):
+    """What to do about a header in which other separators than this one give the columns, or None."""
+    for other, words in SEPARATORS.items():
+        names = {cell.strip(' "') for cell in separator.join(header).split(other)}
+        if other != separator and columns and names.issuperset(columns):
+            expected = SEPARATORS[separator]
+            return f"the columns are separated by {words}; expected {expected}: save the file with {expected}" + (
+                ", or call it .tsv" if other == "\t" else ", or call it .csv" if other == "," else ""
+            )
+    return None
+
+
+def _listed(names):
+    text = ", ".join(map(str, itertools.islice(names, 8)))
+    return short(text + ", ..." if len(names) > 8 else text)
+
+
+# ---- our own tables: numbers, and how they were made -----------------------------------------------------------------
 
 
 def write_csv(path, rows, command):
     """Write dictionaries with the same keys as CSV, under two comment lines: the command, and the versions."""
+    if not rows:
+        raise InputError(f"{path}: there are no rows to write")
     text = io.StringIO()
-    text.write(f"# {command}\n# {summary()}\n")
+    text.write(f"# {' '.join(command.splitlines())}\n# {summary()}\n")
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-    write_atomic(path, text.getvalue())
+    write_atomic(path, text.getvalue().encode("utf-8", "backslashreplace"))  # a file may be called by any bytes
 
 
 def read_csv(path):
     """The rows of `write_csv`: numbers as int or float, an empty cell as None."""
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            lines = [line for line in file if not line.startswith("#")]
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    rows = list(csv.DictReader(lines))
-    if any(None in row or None in row.values() for row in rows):
-        raise FormatError(f"{path}: not every line has as many cells as the header")
-    return [{k: _number(v) for k, v in row.items()} for row in rows]
+    return [{k: _number(v) for k, v in row.items()} for _, row in read_table(path, (), None, comments="#")]
 
 
 def _number(cell):
@@ -38,6 +160,9 @@ def _number(cell):
         except ValueError:
             continue
     return cell or None
+
+
+# ---- in the terminal -------------------------------------------------------------------------------------------------
 
 
 def format_table(rows, columns):

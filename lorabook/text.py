@@ -1,49 +1,109 @@
 """Text tasks: movie reviews, or the reader's own file; tokens; batches of texts of similar length."""
 
 import copy
-import csv
-import json
+import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from .configs import short
 from .errors import FormatError, InputError
 from .io import fingerprint
+from .labels import alike, in_order, named_labels
+from .tables import read_table
+
+TEST_SHARE = 1 / 4
+FEW = 8  # rows of a class, below which it is mentioned
 
 
 @dataclass(frozen=True)
 class TextTask:
-    """Texts with labels 0 .. k - 1, split into training and test; `names[label]` is the label's name."""
+    """Rows (text, label), labels 0 .. k - 1, for training and for the test; `names[label]` is the label's name.
+
+    notes: lines on what is odd about the data, for the reader.
+    """
 
     name: str
     train: list
     test: list
     names: list
+    notes: tuple = ()
 
     @classmethod
-    def split(cls, name, texts, labels, seed=0, train=None):
-        """Shuffle by seed; the first `train` texts (default: three quarters) are for training, the rest for testing.
+    def whole(cls, name, texts, labels, names=None):
+        """All rows are for the test, in their order, however few. names: number the labels so (None: in_order)."""
+        rows, names = _numbered(name, texts, labels, names)
+        return cls(name, [], rows, names)
 
-        labels: any text or number, numbered in sorted order. Raises InputError for an empty text, or one class.
-        """
-        for i, text in enumerate(texts):
-            if not isinstance(text, str) or not text.strip():
-                raise InputError(f"{name}: text number {i + 1} is empty or no text; drop that row")
-        for i, label in enumerate(labels):
-            if not isinstance(label, str | int | float) or not str(label).strip():
-                raise InputError(f"{name}: label number {i + 1} must be a name or a number; got {label!r}")
-        names = sorted(set(map(str, labels)))
-        if len(names) < 2:
-            raise InputError(f"{name}: expected two different labels or more; all {len(labels)} are {names}")
-        train = round(0.75 * len(texts)) if train is None else train
+    @classmethod
+    def shuffled(cls, name, texts, labels, train, seed=0):
+        """Shuffled by seed; the first `train` rows are for training, the others for the test."""
         if not 0 < train < len(texts):
-            raise InputError(
-                f"{name}: {len(texts)} texts cannot be split into {train} for training and the rest for a test"
-            )
-        rows = [(text, names.index(str(label))) for text, label in zip(texts, labels, strict=True)]
+            raise InputError(f"{name}: {len(texts)} texts cannot be split into {train} for training and others to test")
+        rows, names = _numbered(name, texts, labels)
         order = np.random.default_rng(seed).permutation(len(rows))
         return cls(name, [rows[i] for i in order[:train]], [rows[i] for i in order[train:]], names)
+
+    @classmethod
+    def split(cls, name, texts, labels):
+        """A quarter for the test, chosen text by text: rows that come, go or change places move no other row.
+
+        A text is for the test if the hash of its words is below a quarter of the largest, so equal texts are on one
+        side. A class of different texts that would all be on one side has one on the other: that with the lowest hash
+        is for the test, or that with the highest for training. Both sides are in the order of the hashes.
+        """
+        rows, names = _numbered(name, texts, labels)
+        if len(names) < 2:
+            raise InputError(f"{name}: expected two different labels or more; all {len(rows)} are {short(names)}")
+        hashes = [_hash(text) for text, _ in rows]
+        tested = _tested(hashes, [label for _, label in rows])
+        order = sorted(range(len(rows)), key=lambda i: (hashes[i], rows[i]))
+        train = [rows[i] for i in order if hashes[i] not in tested]
+        test = [rows[i] for i in order if hashes[i] in tested]
+        if not train or not test:
+            raise InputError(f"{name}: expected two different texts or more of one label at least, one for the test")
+        return cls(name, train, test, names, tuple(_notes(train, test, names)))
+
+
+def _numbered(name, texts, labels, names=None):
+    names = in_order(labels) if names is None else list(names)
+    number = {label: i for i, label in enumerate(names)}
+    if unknown := [label for label in labels if label not in number]:
+        raise InputError(f"{name}: the label {short(unknown[0])} is none of {short(names)}")
+    return [(text, number[label]) for text, label in zip(texts, labels, strict=True)], names
+
+
+def _hash(text):
+    """0 .. 1, from the words of a text alone: not from the line ends of the system that wrote it."""
+    return int.from_bytes(hashlib.sha256(" ".join(text.split()).encode()).digest()[:6]) / 2**48
+
+
+def _tested(hashes, labels):
+    """The hashes whose texts are for the test."""
+    tested, of_class = {h for h in hashes if h < TEST_SHARE}, {}
+    for h, label in zip(hashes, labels, strict=True):
+        of_class.setdefault(label, set()).add(h)
+    classes = Counter(h for own in of_class.values() for h in own)
+    for _, own in sorted(of_class.items()):
+        movable = {h for h in own if classes[h] == 1} or own  # the same text with two labels: others depend on it too
+        if own <= tested:
+            tested.discard(max(movable))
+        elif len(own) > 1 and not own & tested:
+            tested.add(min(movable))
+    return tested
+
+
+def _notes(train, test, names):
+    trained, tested = (Counter(label for _, label in rows) for rows in (train, test))
+    rare = [i for i in range(len(names)) if trained[i] + tested[i] < FEW]
+    if rare:
+        rows = [f"{short(names[i])} {trained[i]} for training and {tested[i]} for the test" for i in rare[:4]]
+        more = f"; so have {len(rare) - 4} other labels" if len(rare) > 4 else ""
+        yield f"few rows, so little is learned or measured: {', '.join(rows)}{more}"
+    for a, b in alike(names)[:4]:
+        yield f"the labels {short(a)} and {short(b)} differ only in capitals or blanks, and are two labels here"
 
 
 def movie_reviews(path, seed=0, train=8000):
@@ -61,48 +121,23 @@ def movie_reviews(path, seed=0, train=8000):
     except ValueError as error:
         raise FormatError(f"{path} does not hold lines of id, rating and text: {error}") from None
     labels = ["positive" if rating > 0 else "negative" for _, rating in rows]
-    return TextTask.split("movie-reviews", [text for text, _ in rows], labels, seed, train)
+    return TextTask.shuffled("movie-reviews", [text for text, _ in rows], labels, train, seed)
 
 
-def text_file(path, seed=0):
-    """A TextTask from a .csv, .tsv or .jsonl file with columns (or keys) `text` and `label`."""
+def text_file(path, encoding="utf-8", split=True, names=None):
+    """A TextTask from a .csv, .tsv or .jsonl file with `text` and `label`: `TextTask.split`, or `whole` if not `split`.
+
+    Labels: see `labels`. names: of the labels, in order, for a file that is not split (None: those that it has).
+    """
     path = Path(path)
-    if path.suffix not in (".csv", ".tsv", ".jsonl"):
-        raise InputError(f"{path}: expected a .csv, .tsv or .jsonl file with `text` and `label`")
-    read = _json_lines if path.suffix == ".jsonl" else _csv_rows
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:  # spreadsheets begin their files with a mark
-            rows = list(read(path, file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path}: {error}") from None
+    rows = read_table(path, ("text", "label"), encoding=encoding)
     for line, row in rows:
-        if not isinstance(row, dict) or row.get("text") is None or row.get("label") is None:
-            keys = sorted(map(str, row)) if isinstance(row, dict) else row
-            raise FormatError(f"{path}, line {line}: expected `text` and `label`; got {keys}")
-    if not rows:
-        raise InputError(f"{path} holds no rows")
-    return TextTask.split(path.name, [row["text"] for _, row in rows], [row["label"] for _, row in rows], seed)
-
-
-def _json_lines(path, file):
-    """(line number, value) of every line that is not empty."""
-    for number, line in enumerate(file, start=1):
-        if line.strip():
-            try:
-                yield number, json.loads(line.rstrip())
-            except (ValueError, RecursionError) as error:
-                why = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
-                raise FormatError(f"{path}, line {number} is malformed: {why}") from None
-
-
-def _csv_rows(path, file):
-    """(number of the line it ends in, {column: cell}) of every row."""
-    rows = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
-    try:
-        for row in rows:
-            yield rows.reader.line_num, row
-    except csv.Error as error:
-        raise FormatError(f"{path}, line {rows.reader.line_num} is malformed: {error}") from None
+        if not isinstance(row["text"], str) or not row["text"].strip():
+            raise FormatError(
+                f"{path}, line {line}: expected a text; got {short(row['text'])}; write one, or drop the row"
+            )
+    texts, labels = [row["text"] for _, row in rows], named_labels([(line, row["label"]) for line, row in rows], path)
+    return TextTask.split(path.name, texts, labels) if split else TextTask.whole(path.name, texts, labels, names)
 
 
 def load_tokenizer(path, max_length=128):
@@ -121,6 +156,11 @@ def load_tokenizer(path, max_length=128):
     return tokenizer
 
 
+def _tokens(encoding):
+    """Those of the text itself, not [CLS] and the like."""
+    return len(encoding) - sum(encoding.special_tokens_mask)
+
+
 class TextBatches:
     """Batches of (ids (B, T), labels (B,)), padded to the longest of the batch; texts of similar length go together.
 
@@ -132,7 +172,10 @@ class TextBatches:
         """rows: [(text, label)]."""
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or not 1 <= batch_size <= len(rows):
             raise InputError(f"batch_size must be an integer from 1 to the {len(rows)} texts; got {batch_size!r}")
-        self.ids = [np.array(e.ids, np.int64) for e in tokenizer.encode_batch([text for text, _ in rows])]
+        encodings = tokenizer.encode_batch([text for text, _ in rows])
+        self.ids = [np.array(e.ids, np.int64) for e in encodings]
+        self.lengths = np.array([[_tokens(e), sum(map(_tokens, e.overflowing))] for e in encodings])  # kept, cut off
+        self.max_length = (tokenizer.truncation or {}).get("max_length")
         if empty := [text for (text, _), ids in zip(rows, self.ids, strict=True) if not len(ids)]:
             raise InputError(f"the tokenizer finds no token in {empty[0]!r}; drop that row")
         self.labels = np.array([label for _, label in rows], np.int64)
@@ -162,10 +205,26 @@ class TextBatches:
         by_length = np.concatenate([sorted(pool, key=lambda i: len(self.ids[i])) for pool in pools])
         return rng.permutation(by_length.reshape(len(self), self.batch_size))
 
+    @property
+    def cut(self):
+        """(number of texts that are longer than the tokenizer's limit, share of all tokens that were cut off)."""
+        kept, lost = self.lengths.T
+        return int(np.count_nonzero(lost)), float(lost.sum() / max(1, kept.sum() + lost.sum()))
+
+    def cut_note(self):
+        """The same in a sentence, or None if every text is whole."""
+        texts, share = self.cut
+        if not texts:
+            return None
+        return (
+            f"{texts:,} of {len(self.ids):,} texts are longer than {self.max_length} tokens and were cut there, which "
+            f"lost {100 * share:.2g} % of all tokens; --max-length sets the limit"
+        )
+
     def first(self, share):
         """The same of the first texts alone, a share of 0 .. 1 of them."""
         part, n = copy.copy(self), round(share * len(self.ids))
-        part.ids, part.labels, part._epoch = self.ids[:n], self.labels[:n], None
+        part.ids, part.labels, part.lengths, part._epoch = self.ids[:n], self.labels[:n], self.lengths[:n], None
         return part
 
     def in_order(self):

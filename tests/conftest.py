@@ -53,6 +53,14 @@ def run(capsys):
     return call
 
 
+def pytest_collection_modifyitems(config, items):
+    """Skip the long fuzz unless it is asked for."""
+    if "fuzz" not in config.option.markexpr:
+        for item in items:
+            if item.get_closest_marker("fuzz"):
+                item.add_marker(pytest.mark.skip(reason="100,000 malformed files take minutes: pytest -m fuzz"))
+
+
 def pytest_terminal_summary(terminalreporter):
     """One line a reason for what was skipped, instead of one a test."""
     reasons = Counter(str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", []))
