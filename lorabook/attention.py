@@ -12,6 +12,7 @@ import math
 from .backend import arange_like, array_namespace, bmm, contiguous, empty, exp_
 from .functional import row_sums, shift
 
+PADDING = -1  # the id that fills up a batch of texts: no token, and no token attends to it
 SCORES = 1 << 18  # scores in a block: 1 MB in float32
 
 

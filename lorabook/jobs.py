@@ -80,11 +80,11 @@ def make_job(model, data, batch_size=32, seed=0, max_length=128, encoding="utf-8
     if not 1 < max_length <= longest:
         raise InputError(f"max_length must be from 2 to {longest}, the positions of {model}; got {max_length}")
     _check_labels(model, base.children["bert"].config, task.names)
-    tokenizer, pad = load_tokenizer(folder, max_length), base.children["bert"].pad_token_id
+    tokenizer = load_tokenizer(folder, max_length)
     if (words := tokenizer.get_vocab_size()) > (rows := base.children["bert"].config["vocab_size"]):
         raise InputError(f"the tokenizer of {model} knows {words} tokens, the model only {rows}: they do not fit")
-    batches = TextBatches(task.train, tokenizer, batch_size, seed, pad)
-    test = TextBatches(task.test, tokenizer, min(64, len(task.test)), seed, pad)
+    batches = TextBatches(task.train, tokenizer, batch_size, seed)
+    test = TextBatches(task.test, tokenizer, min(64, len(task.test)), seed)
     try:
         base.check_input(np.concatenate(batches.ids + test.ids))
     except InputError as error:  # numbers of tokens may have gaps, and special tokens any number

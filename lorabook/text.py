@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .attention import PADDING
 from .configs import short
 from .errors import FormatError, InputError
 from .io import fingerprint
@@ -162,13 +163,13 @@ def _tokens(encoding):
 
 
 class TextBatches:
-    """Batches of (ids (B, T), labels (B,)), padded to the longest of the batch; texts of similar length go together.
+    """Batches of (ids (B, T), labels (B,)), padded with PADDING to the longest; texts of similar length go together.
 
     `at(step)` depends on seed and step alone. Every epoch shuffles the texts, sorts pools of `pool` batches by length,
     cuts them into batches and shuffles those: little padding, and still another composition in every epoch.
     """
 
-    def __init__(self, rows, tokenizer, batch_size, seed=0, pad_token_id=0, pool=50):
+    def __init__(self, rows, tokenizer, batch_size, seed=0, pool=50):
         """rows: [(text, label)]."""
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or not 1 <= batch_size <= len(rows):
             raise InputError(f"batch_size must be an integer from 1 to the {len(rows)} texts; got {batch_size!r}")
@@ -179,7 +180,7 @@ class TextBatches:
         if empty := [text for (text, _), ids in zip(rows, self.ids, strict=True) if not len(ids)]:
             raise InputError(f"the tokenizer finds no token in {empty[0]!r}; drop that row")
         self.labels = np.array([label for _, label in rows], np.int64)
-        self.batch_size, self.seed, self.pad_token_id, self.pool = batch_size, seed, pad_token_id, pool
+        self.batch_size, self.seed, self.pool = batch_size, seed, pool
         self._epoch, self._batches = None, None
 
     def __len__(self):
@@ -236,7 +237,7 @@ class TextBatches:
 
     def rows(self, rows):
         """(ids (B, T), labels (B,)) of the texts with these numbers."""
-        ids = np.full((len(rows), max(len(self.ids[i]) for i in rows)), self.pad_token_id, np.int64)
+        ids = np.full((len(rows), max(len(self.ids[i]) for i in rows)), PADDING, np.int64)
         for line, i in zip(ids, rows, strict=True):
             line[: len(self.ids[i])] = self.ids[i]
         return ids, self.labels[rows]

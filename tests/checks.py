@@ -160,7 +160,7 @@ def tiny_bert(rng, cls=BertForSequenceClassification, dtype="float64", **options
 
 def tiny_ids():
     """(4, 5) ids, padded to different lengths; a word occurs twice, some words never."""
-    return np.array([[2, 5, 4, 5, 3], [2, 6, 3, 0, 0], [2, 9, 8, 3, 0], [2, 3, 0, 0, 0]])
+    return np.array([[2, 5, 4, 5, 3], [2, 6, 3, -1, -1], [2, 9, 8, 3, -1], [2, 3, -1, -1, -1]])
 
 
 def write_bert(folder, model, config=None, tensors=None, tokenizer=True):

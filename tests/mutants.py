@@ -414,7 +414,7 @@ MUTANTS = {
         "models.bert:BertModel.forward": [
             ("padding unseen where one token is none", "mask.all()", "mask.any()"),
             ("everything kept", '{"first": first}, keep, bias', '{"first": first}, True, bias'),
-            ("tokens hidden, not padding", "ids != self.pad_token_id", "ids == self.pad_token_id"),
+            ("tokens hidden, not padding", "ids != PADDING", "ids == PADDING"),
             ("padding seen", '{"first": first}, keep, bias=bias', '{"first": first}, keep, bias=None'),
         ],
         "layers:Sequential.forward": [
@@ -442,7 +442,7 @@ MUTANTS = {
         "models.bert:BertForSentenceEmbedding.forward": [
             ("mean over padding too", "mask / xp.sum(mask, axis=1, keepdims=True)", "mask / mask.shape[1]"),
             ("sum, not mean", "mask / xp.sum(mask, axis=1, keepdims=True)", "mask"),
-            ("padding counts", "ids != bert.pad_token_id", "ids != -1"),
+            ("padding counts", "ids != PADDING", "ids != 0"),
         ],
         "models.bert:BertForSentenceEmbedding.backward": [
             ("not shared out", "dout[:, None, :] * share[:, :, None]", "dout[:, None, :] * (share[:, :, None] > 0)"),

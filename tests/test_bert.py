@@ -21,7 +21,7 @@ from checks import (
 
 from lorabook import FormatError, InputError, LoRAConfig, inject
 from lorabook.adapters import adapters, merge, unload
-from lorabook.attention import padding_bias
+from lorabook.attention import PADDING, padding_bias
 from lorabook.backend import to_numpy
 from lorabook.data import Batches
 from lorabook.gradcheck import check_layer, complex_step
@@ -58,7 +58,7 @@ def dout_of(model, rng):
     """A random upstream gradient; padding gets none, as with any loss over tokens."""
     y, _ = model.forward(tiny_ids())
     dout = rng.standard_normal(y.shape)
-    return dout * (tiny_ids() != 0)[:, :, None] if y.ndim == 3 else dout
+    return dout * (tiny_ids() >= 0)[:, :, None] if y.ndim == 3 else dout
 
 
 # ---- names -----------------------------------------------------------------------------------------------------------
@@ -99,9 +99,9 @@ def test_a_padded_batch_equals_one_text_after_another(rng, head):
     model, ids = made(rng, head), tiny_ids()
     together, _ = model.forward(ids)
     for row, y in zip(ids, together, strict=True):
-        alone, _ = model.forward(row[None, row != 0])
+        alone, _ = model.forward(row[None, row >= 0])
         assert_close(y[: alone.shape[1]] if y.ndim == 2 else y, alone[0], 1e-13)
-    wider, _ = model.forward(np.pad(ids, ((0, 0), (0, 3))))
+    wider, _ = model.forward(np.pad(ids, ((0, 0), (0, 3)), constant_values=PADDING))
     assert_close(wider[:, : ids.shape[1]] if wider.ndim == 3 else wider, together, 1e-13)
 
 
@@ -109,7 +109,7 @@ def test_embedding_is_the_mean_over_real_tokens(rng):
     model, ids = made(rng, "embedding"), tiny_ids()
     h, _ = model.children["bert"].forward(ids)
     y, _ = model.forward(ids)
-    assert_close(y, [h[i, row != 0].mean(0) for i, row in enumerate(ids)], 1e-14)
+    assert_close(y, [h[i, row >= 0].mean(0) for i, row in enumerate(ids)], 1e-14)
 
 
 def test_heads_are_their_definition(rng):
@@ -164,18 +164,27 @@ def test_the_first_token_is_all_that_the_classifier_needs(rng, targets):
 def test_embeddings_are_their_definition(rng):
     model, ids = made(rng), tiny_ids()
     params = {n.removeprefix("bert.embeddings."): a for n, a in model.named_params().items()}
-    x = params["word_embeddings.weight"][ids] + params["position_embeddings.weight"][:5]
+    x = params["word_embeddings.weight"][np.maximum(ids, 0)] + params["position_embeddings.weight"][:5]
     x = x + params["token_type_embeddings.weight"][0]
     xhat = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-12)
     y, _ = model.children["bert"].children["embeddings"].forward(ids)
     assert_close(y, xhat * params["LayerNorm.weight"] + params["LayerNorm.bias"], 1e-14)
 
 
-def test_another_padding_id(rng):
-    model, ids = made(rng), tiny_ids()
-    y, _ = model.forward(ids)
-    model.children["bert"].pad_token_id = 11
-    assert_close(model.forward(np.where(ids == 0, 11, ids))[0], y, 1e-13)
+@EVERY_HEAD
+def test_a_padding_token_in_a_text_is_a_token(rng, head):
+    """Attended to and counted, as in transformers."""
+    model, ids = made(rng, head), tiny_ids()
+    ids[0, 2] = 0
+    alone, _ = model.forward(ids[:1])
+    together, _ = model.forward(ids)
+    assert_close(together[:1], alone, 1e-13)
+    params = model.named_params()
+    params["bert.embeddings.word_embeddings.weight"][0] += 0.1 * rng.standard_normal(6)
+    change = np.abs(model.forward(ids)[0] - together).max(-1)
+    if head == "tokens":
+        change = np.where(ids == PADDING, 0, change).max(-1)
+    np.testing.assert_array_equal(change > 1e-3, [True, False, False, False])
 
 
 @pytest.mark.parametrize(
@@ -203,7 +212,6 @@ def test_what_was_not_used_gets_no_gradient(rng, head):
     model = made(rng, head)
     _, _, grads = run(model, tiny_ids(), dout_of(model, rng))
     used = np.isin(np.arange(12), tiny_ids())
-    used[0] = False  # padding is embedded, but nobody attends to it
     rows = {
         "word": (np.abs(grads["bert.embeddings.word_embeddings.weight"]).max(1), used),
         "position": (np.abs(grads["bert.embeddings.position_embeddings.weight"]).max(1), np.arange(9) < 5),
@@ -376,7 +384,7 @@ def test_training_works_on_every_backend(put, rng):
 # ---- ids that cannot be used -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bad", [-1, 12, 10**9])
+@pytest.mark.parametrize("bad", [-2, -100, 12, 10**9])
 def test_ids_out_of_range(rng, bad):
     ids = tiny_ids()
     ids[1, 1] = bad
@@ -384,7 +392,7 @@ def test_ids_out_of_range(rng, bad):
         made(rng).forward(ids)
 
 
-@pytest.mark.parametrize("bad", [-1, 12, 10**9])
+@pytest.mark.parametrize("bad", [-2, -100, 12, 10**9])
 @pytest.mark.parametrize("head", LABELS)
 def test_ids_are_checked_before_they_cross_to_a_device(rng, head, bad):
     """A GPU takes any row of memory for an id out of range, without a word."""
@@ -626,7 +634,7 @@ def test_a_saved_classifier_has_the_configs_spread():
 def test_no_bias_has_the_bits_of_a_bias_of_zeros(rng, dtype, first):
     bert, ids = tiny_bert(rng, dtype=dtype).children["bert"], 1 + tiny_ids() % 11
     x, _ = bert.children["embeddings"].forward(ids)
-    bias = padding_bias(ids != 0, x)
+    bias = padding_bias(ids >= 0, x)
     assert not bias.any()
     blocks = bert.children["encoder"].children["layer"]
     want, _ = blocks.forward(x, None, {"first": first}, bias=bias)

@@ -1,7 +1,7 @@
 """BERT (Devlin et al. 2018, arXiv:1810.04805) in its Hugging Face names: encoder, and three heads on it.
 
-Token ids (B, T) go in; `pad_token_id` marks padding, which no token attends to. Wiring only: the block is in
-`transformer`, the mathematics in `functional`.
+Token ids (B, T) go in; PADDING (-1) fills up the batch, and no token attends to it. A "[PAD]" that stands in a text is
+a token like any other. Wiring only: the block is in `transformer`, the mathematics in `functional`.
 """
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import functional as F
-from ..attention import padding_bias
+from ..attention import PADDING, padding_bias
 from ..backend import arange_like, array_namespace
 from ..errors import FormatError, InputError
 from ..io import read_safetensors, write_atomic, write_safetensors
@@ -86,12 +86,18 @@ class BertEmbeddings(Layer):
             }
         )
 
+    def check_input(self, ids):
+        self.children["word_embeddings"].check_input(ids[ids != PADDING])
+
     def forward(self, ids, rng=None):
         words, positions, types, norm = self.children.values()
+        xp = array_namespace(ids)
+        if xp is np:
+            self.check_input(ids)
         limit = positions.params["weight"].shape[0]
         if ids.shape[1] > limit:
             raise InputError(f"sequences must have at most {limit} tokens; got {ids.shape[1]}. Truncate them")
-        x, words_cache = words.forward(ids)  # (B, T, d)
+        x, words_cache = words.forward(xp.maximum(ids, 0))  # (B, T, d); padding: any row, since no token attends to it
         p, positions_cache = positions.forward(arange_like(ids.shape[1], ids))  # (T, d)
         t, types_cache = types.forward(arange_like(1, ids))  # (1, d)
         y, norm_cache = norm.forward(x + (p + t))
@@ -139,7 +145,7 @@ class BertModel(Layer):
         if pooler:
             children["pooler"] = Layer(children={"dense": linear(d, d)})
         super().__init__(children=children)
-        self.config, self.pad_token_id = config, config.get("pad_token_id") or 0
+        self.config = config
 
     def forward(self, ids, rng=None, first=None, keep=True):
         """`first`: only the hidden states of the first so many tokens, (B, first, d), which saves most of a block.
@@ -147,7 +153,7 @@ class BertModel(Layer):
         Without `keep` nothing is kept for a backward pass.
         """
         x, embeddings_cache = self.children["embeddings"].forward(ids, rng)
-        mask = ids != self.pad_token_id
+        mask = ids != PADDING
         whole = array_namespace(mask) is np and mask.all()  # on a GPU the host would have to wait for the answer
         bias = None if whole else padding_bias(mask, x)
         h, blocks_cache = self.children["encoder"].children["layer"].forward(x, rng, {"first": first}, keep, bias=bias)
@@ -269,7 +275,7 @@ class BertForSentenceEmbedding(Head):
         bert = self.children["bert"]
         h, bert_cache = bert.forward(ids, rng, keep=keep)
         xp = array_namespace(h, ids)
-        mask = xp.astype(ids != bert.pad_token_id, h.dtype)
+        mask = xp.astype(ids != PADDING, h.dtype)
         share = mask / xp.sum(mask, axis=1, keepdims=True)  # (B, T)
         return xp.sum(h * share[:, :, None], axis=1), (bert_cache, share)
 

@@ -331,7 +331,7 @@ def record(model, B, T):
     optimizer.prepare(params)
     optimizer._packs(params)  # as after the first step
     ids, labels = batch(B, T)
-    ids[0, -1] = 0  # padding: where there is none NumPy adds no bias; a device does not look
+    ids[0, -1] = A.PADDING  # padding: where there is none NumPy adds no bias; a device does not look
     with Workers(1) as workers:
         run = steps.Steps(workers, model, Batches(ids, labels, B), optimizer, params, 0, None, read_every=10)
         run.optimizer.step = during("AdamW", optimizer.step)

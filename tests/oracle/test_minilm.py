@@ -9,7 +9,7 @@ from lorabook import InputError, LoRAConfig, cli, hub, inject
 from lorabook.adapter_io import load_adapter, save_adapter
 from lorabook.models.bert import BertForSentenceEmbedding, BertForSequenceClassification, BertForTokenClassification
 from lorabook.optim import AdamW
-from lorabook.text import TextBatches, load_tokenizer
+from lorabook.text import PADDING, TextBatches, load_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:transformers")  # PEFT calls what is deprecated there
 
@@ -60,7 +60,7 @@ def folder():
 def ids(folder):
     batches = TextBatches(list(zip(TEXTS, LABELS, strict=True)), load_tokenizer(folder), len(TEXTS))
     ids, _ = batches.rows(np.arange(len(TEXTS)))
-    assert (ids == 0).any() and ids.shape[1] > 20
+    assert (ids == PADDING).any() and ids.shape[1] > 20
     return ids
 
 
@@ -95,8 +95,13 @@ def opened(peft, their_base, path):
 
 
 def their_logits(torch, model, ids):
-    tensor = torch.tensor(ids)
-    return model(input_ids=tensor, attention_mask=(tensor != 0).long()).logits
+    return model(**their_input(torch, ids)).logits
+
+
+def their_input(torch, ids):
+    """The same batch for transformers, which marks padding in a mask."""
+    ids, mask = torch.tensor(ids), torch.tensor(ids != PADDING)
+    return {"input_ids": ids * mask, "attention_mask": mask.long()}
 
 
 def by_our_names(model):
@@ -117,13 +122,13 @@ def furthest(got, want):
 def test_tokens_are_those_of_transformers(transformers, folder, ids):
     theirs = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), pad_token="[PAD]")
     theirs.backend_tokenizer.no_truncation()
-    np.testing.assert_array_equal(ids, theirs(TEXTS, padding=True, return_tensors="np")["input_ids"])
+    want = theirs(TEXTS, padding=True, return_tensors="np")
+    np.testing.assert_array_equal(ids, np.where(want["attention_mask"] == 1, want["input_ids"], PADDING))
 
 
 def test_sentence_embeddings(torch, their_base, folder, ids):
-    tensor = torch.tensor(ids)
-    mask = (tensor != 0).long()
-    h = their_base.bert(input_ids=tensor, attention_mask=mask).last_hidden_state
+    theirs = their_input(torch, ids)
+    mask, h = theirs["attention_mask"], their_base.bert(**theirs).last_hidden_state
     want = (h * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
     got, _ = BertForSentenceEmbedding.from_pretrained(folder).forward(ids)
     assert got.dtype == np.float32
@@ -139,6 +144,20 @@ def test_logits(torch, their_base, folder, ids):
     got, _ = plain(folder).forward(ids)
     assert got.dtype == np.float32
     assert furthest(got, their_logits(torch, their_base, ids)) < 1e-5
+
+
+def test_a_padding_token_in_a_text(torch, transformers, their_base, folder):
+    """The tokenizer's mask says what padding is; the word "[PAD]" in a text is none."""
+    texts = ["A [PAD] film.", "[PAD]", "A gripping, beautifully shot thriller."]
+    batches = TextBatches([(text, 0) for text in texts], load_tokenizer(folder), 3)
+    ids, _ = batches.rows([0, 1, 2])
+    theirs = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), pad_token="[PAD]")
+    theirs.backend_tokenizer.no_truncation()
+    batch = theirs(texts, padding=True, return_tensors="pt", return_token_type_ids=False)
+    want = their_base(**batch).logits
+    assert (ids == 0).sum() == 2 and furthest(plain(folder).forward(ids)[0], want) < 1e-5
+    masked = plain(folder).forward(np.where(ids == 0, PADDING, ids))[0]
+    assert furthest(masked, want) > 1e-3
 
 
 @pytest.mark.parametrize("options", CONFIGS.values(), ids=CONFIGS)
@@ -188,8 +207,7 @@ def test_token_classification(torch, transformers, folder, ids):
             getattr(theirs.classifier, name).copy_(torch.tensor(params[f"classifier.{name}"]))
     labels = np.where(ids > 999, ids % 5, -100)  # padding and special tokens have the lowest ids
     assert 0 < (labels < 0).sum() < labels.size
-    tensor = torch.tensor(ids)
-    want = theirs(input_ids=tensor, attention_mask=(tensor != 0).long(), labels=torch.tensor(labels)).loss
+    want = theirs(**their_input(torch, ids), labels=torch.tensor(labels)).loss
     want.backward()
     model.set_trainable(name for name in params if not name.startswith("bert.embeddings"))
     loss, grads = model.loss_and_grad(ids, labels)
@@ -203,7 +221,7 @@ def test_token_classification(torch, transformers, folder, ids):
 
 def test_ten_adamw_steps_stay_together(torch, peft, their_base, folder, ids, rng, tmp_path):
     few = [0, 1, 5]
-    ids, labels = ids[few][:, (ids[few] != 0).any(0)], LABELS[few]
+    ids, labels = ids[few][:, (ids[few] != PADDING).any(0)], LABELS[few]
     config = LoRAConfig(modules_to_save=["classifier"], **CONFIGS["query, value"])
     model = adapted(folder, config, rng)
     save_adapter(tmp_path, model, config, "minilm", "SEQ_CLS")
