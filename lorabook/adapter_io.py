@@ -1,12 +1,14 @@
 """PEFT adapter folders, written and read without torch: adapter_config.json and adapter_model.safetensors.
 
-A third file, lorabook.json, holds what PEFT has no place for: the sha256 of the base weights and the labels' names.
+A third file, lorabook.json, holds what PEFT has no place for; see `about`.
 """
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
+from . import hub
 from .adapters import LoRAConfig, inject
 from .adapters.config import is_saved
 from .adapters.inject import adapters, base_params
@@ -44,18 +46,19 @@ def _file_names(model):
     return names
 
 
-def save_adapter(folder, model, config, base_model=None, task_type=None, labels=None):
+def save_adapter(folder, model, config, base_model=None, task_type=None, labels=None, max_length=None):
     """Write everything that trains as a PEFT adapter folder.
 
-    model: has adapters from `inject(model, config)`. base_model: name or path, for the reader. task_type: PEFT's, e.g.
-    "SEQ_CLS". labels: names of the classes, in order.
+    model: has adapters from `inject(model, config)`. base_model: known name, or folder, of the model under it.
+    task_type: PEFT's, e.g. "SEQ_CLS". labels: names of the classes, in order. max_length: tokens of a text, at most.
     """
     model.refuse_merged(before="saving the adapter")  # the sha256 below is that of the base weights
     folder, params = Path(folder), model.named_params()
+    base = _base_name(base_model)
     options = {
         "peft_type": "LORA",
         "task_type": task_type,
-        "base_model_name_or_path": base_model,
+        "base_model_name_or_path": hub.public_name(base),
         "inference_mode": True,
         "use_dora": False,
         "fan_in_fan_out": False,
@@ -65,11 +68,42 @@ def save_adapter(folder, model, config, base_model=None, task_type=None, labels=
         options["target_modules"] = sorted(config.target_modules)
     options["modules_to_save"] = list(config.modules_to_save) or None
     options = dict(sorted(options.items()))  # not sort_keys: where patterns overlap, the first one counts
-    about = {"base_sha256": base_fingerprint(model), "labels": labels}
+    sha256 = base_fingerprint(model)
+    about = {"base_sha256": sha256, "base_model": base, "labels": labels, "max_length": max_length}
     arrays = {file_name: params[name] for name, file_name in _file_names(model).items()}
     write_safetensors(folder / TENSORS, arrays, {"format": "pt"})
     write_atomic(folder / "lorabook.json", json.dumps(about, indent=2) + "\n")
     write_atomic(folder / "adapter_config.json", json.dumps(options, indent=2) + "\n")
+
+
+def _base_name(base_model):
+    """A base model as a later run finds it: its known name, or the absolute path of its folder."""
+    name = base_model and hub.known_name(str(base_model))
+    return str(Path(name).absolute()) if name and name not in hub.known() and Path(name).is_dir() else name
+
+
+def about(folder):
+    """What lorabook.json in an adapter folder says, as a dict; a value is None where nothing is known.
+
+    base_sha256: of the weights under the adapter. base_model: a name or path that `hub.locate` takes. labels: the names
+    of the classes, in order. max_length: tokens of a text, at most. A folder that PEFT wrote knows its base model only.
+    """
+    path = Path(folder) / "lorabook.json"
+    content = _read_json(path) if path.exists() else {}
+    told = {name: content.get(name) for name in ("base_sha256", "base_model", "labels", "max_length")}
+    sha256, base, labels, max_length = told.values()
+    if "base_sha256" in content and not (isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256)):
+        raise FormatError(f"{path}: base_sha256 must be 64 hexadecimal digits; got {sha256!r}")
+    if not isinstance(base, str | None):
+        raise FormatError(f"{path}: base_model must be a name or a path; got {base!r}")
+    if labels is not None and not (isinstance(labels, list) and all(isinstance(name, str) for name in labels)):
+        raise FormatError(f"{path}: labels must be a list of names; got {labels!r}")
+    if max_length is not None and (isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1):
+        raise FormatError(f"{path}: max_length must be a positive integer; got {max_length!r}")
+    if base is None:
+        base = _read_json(Path(folder) / "adapter_config.json").get("base_model_name_or_path")
+        told["base_model"] = hub.known_name(base) if isinstance(base, str) else None
+    return told
 
 
 def _read_json(path):
@@ -156,9 +190,8 @@ def load_adapter(folder, model):
         raise FormatError(f"{folder / TENSORS} does not fit the model: {'; '.join(wrong[:5])}{more}")
     trained = {name for name, _ in expected.values()}
     base = fingerprint({n: a for n, a in model.named_params().items() if n not in trained})
-    about = _read_json(folder / "lorabook.json") if (folder / "lorabook.json").exists() else {}
-    if (promised := about.get("base_sha256", base)) != base:
-        came = f"sha256 {str(promised)[:12]}..., this model's is {base[:12]}..."
+    if (promised := about(folder)["base_sha256"]) not in (None, base):
+        came = f"sha256 {promised[:12]}..., this model's is {base[:12]}..."
         raise FormatError(f"{folder} was trained on other base weights: {came}")
     inject(model, config)
     params = model.named_params()
@@ -170,11 +203,7 @@ def load_adapter(folder, model):
 
 def labels_of(folder):
     """The names of the classes that an adapter was trained on, in order; None for one that PEFT wrote."""
-    path = Path(folder) / "lorabook.json"
-    labels = _read_json(path).get("labels") if path.exists() else None
-    if labels is not None and not (isinstance(labels, list) and all(isinstance(name, str) for name in labels)):
-        raise FormatError(f"{path}: labels must be a list of names; got {labels!r}")
-    return labels
+    return about(folder)["labels"]
 
 
 def classes_of(folder):

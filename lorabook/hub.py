@@ -151,12 +151,26 @@ def known():
     return dict(KNOWN)
 
 
+def known_name(name):
+    """The short name of what a public repository holds: "minilm" for its own; any other name, or a path, as it is."""
+    if name in KNOWN or os.path.exists(name):
+        return name
+    return next((known for known, entry in KNOWN.items() if entry.repository == name), name)
+
+
+def public_name(name):
+    """The public repository of a known name, as PEFT and transformers find it; any other name as it is."""
+    return (KNOWN[name].repository if name in KNOWN else None) or name
+
+
 def locate(name, verify=False, progress=True):
     """The folder with the files of a known model or data set, fetched if need be; or the path that was given, as it is.
 
-    Sizes are checked each time; verify: sha256 too. A damaged copy is replaced, with a note on stderr.
-    Raises InputError if `name` is neither known nor a path that exists, or if it cannot be fetched.
+    A known model goes by the name of its public repository too. Sizes are checked each time; verify: sha256 too. A
+    damaged copy is replaced, with a note on stderr. Raises InputError if `name` is neither known nor a path that
+    exists, or if it cannot be fetched.
     """
+    name = known_name(name)
     if name not in KNOWN and os.path.exists(name):
         return Path(name)
     _entry(name)

@@ -10,7 +10,7 @@ from .adapters.lora import shared_weights
 from .backend import data_like
 from .data import SHIFTS, Batches, digits
 from .errors import InputError
-from .hub import locate
+from .hub import known_name, locate
 from .layers import Layer
 from .models.bert import BertForSequenceClassification, label_names
 from .parallel import team, tokens
@@ -67,6 +67,7 @@ def make_job(model, data, batch_size=32, seed=0, max_length=128, encoding="utf-8
         base = pretrained_mlp(digits(seed=seed), seed=seed)
         batches = Batches(task.x_train, task.y_train, batch_size, seed)
         return Job(base, batches, [(task.x_test, task.y_test)], [str(i) for i in range(10)], None, ())
+    model = known_name(model)
     if model != "minilm" and not Path(model).is_dir():
         raise InputError(f"unknown model {model!r}; expected mlp-digits, minilm, or a Hugging Face folder")
     if data in SHIFTS:

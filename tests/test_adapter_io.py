@@ -394,10 +394,62 @@ def test_what_was_trained_is_no_base_weight(tmp_path):
     assert same_bits(other.forward(tiny_ids())[0], model.forward(tiny_ids())[0])
 
 
-@pytest.mark.parametrize("promised", [None, 3, "", "0" * 64, ["x"]])
+@pytest.mark.parametrize("promised", [None, 3, "", "0" * 63, "X" * 64, ["x"]])
 def test_a_promised_sha256_that_is_none(folder, promised):
     (folder / "lorabook.json").write_text(json.dumps({"base_sha256": promised}))
+    assert_refused(folder, "lorabook.json: base_sha256 must be 64 hexadecimal digits", f"got {promised!r}")
+
+
+def test_another_sha256(folder):
+    (folder / "lorabook.json").write_text(json.dumps({"base_sha256": "0" * 64}))
     assert_refused(folder, "trained on other base weights")
+
+
+# ---- what the folder says beside -------------------------------------------------------------------------------------
+
+
+def save_over(folder, base_model, **options):
+    model = base()
+    config = LoRAConfig(**CONFIGS["plain"])
+    inject(model, config)
+    save_adapter(folder, model, config, base_model, "SEQ_CLS", LABELS, **options)
+    return model
+
+
+@pytest.mark.parametrize("name", ["minilm", "sentence-transformers/all-MiniLM-L6-v2"])
+def test_a_known_base_model_has_its_public_name_in_peft(tmp_path, name):
+    model = save_over(tmp_path, name, max_length=96)
+    assert options_of(tmp_path)["base_model_name_or_path"] == "sentence-transformers/all-MiniLM-L6-v2"
+    sha256 = adapter_io.base_fingerprint(model)
+    told = {"base_sha256": sha256, "base_model": "minilm", "labels": LABELS, "max_length": 96}
+    assert adapter_io.about(tmp_path) == json.loads((tmp_path / "lorabook.json").read_text()) == told
+
+
+def test_a_folder_as_base_model_is_found_from_anywhere(tmp_path, monkeypatch):
+    (tmp_path / "base").mkdir()
+    monkeypatch.chdir(tmp_path)
+    save_over(tmp_path, "base")
+    assert options_of(tmp_path)["base_model_name_or_path"] == str(tmp_path / "base")
+    told = adapter_io.about(tmp_path)
+    assert (told["base_model"], told["max_length"]) == (str(tmp_path / "base"), None)
+
+
+def test_a_folder_that_peft_wrote_knows_its_base_model_only(folder):
+    (folder / "lorabook.json").unlink()
+    change(folder, base_model_name_or_path="sentence-transformers/all-MiniLM-L6-v2")
+    nothing = {"base_sha256": None, "labels": None, "max_length": None}
+    assert adapter_io.about(folder) == {"base_model": "minilm"} | nothing
+    change(folder, base_model_name_or_path=None)
+    assert adapter_io.about(folder) == {"base_model": None} | nothing
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("base_model", 3), ("max_length", 0), ("max_length", True), ("max_length", "128")]
+)
+def test_lorabook_json_of_another_kind(folder, name, value):
+    (folder / "lorabook.json").write_text(json.dumps({name: value}))
+    with pytest.raises(FormatError, match=rf"lorabook.json: {name} must be .*; got {value!r}"):
+        adapter_io.about(folder)
 
 
 @pytest.mark.parametrize("labels", [["bad", "good"], ["good", "bad", "so so"], []])
@@ -496,17 +548,17 @@ def test_an_option_of_arbitrary_value(good, name, value):
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.dictionaries(st.sampled_from(["base_sha256", "labels", "x"]), VALUES, max_size=3))
+@given(st.dictionaries(st.sampled_from(["base_sha256", "base_model", "labels", "max_length", "x"]), VALUES, max_size=4))
 def test_arbitrary_values_beside(good, content):
     copy = _copy(good)
-    (copy / "lorabook.json").write_text(json.dumps({"base_sha256": "0"} | content))
+    (copy / "lorabook.json").write_text(json.dumps({"base_sha256": "0" * 64} | content))
     assert_only_refused(copy)
     try:
-        labels = adapter_io.labels_of(copy)
-    except FormatError:
-        assert "labels" in content
+        told = adapter_io.about(copy)
+    except FormatError as error:
+        assert any(name in str(error) for name in content)
     else:
-        assert labels is None or all(isinstance(label, str) for label in labels)
+        assert all(told[name] == content[name] for name in content.keys() & told.keys() if content[name] is not None)
 
 
 def _copy(good):

@@ -219,6 +219,17 @@ def test_a_path_is_used_as_it_is(cache, tmp_path):
     assert hub.locate(str(tmp_path)) == tmp_path
 
 
+def test_a_public_name_is_the_known_one(server, cache, tmp_path, monkeypatch):
+    monkeypatch.setitem(hub.KNOWN, "toy", replace(TOY, repository="makers/toy", repository_files=("model.bin",)))
+    folder = hub.locate("makers/toy", progress=False)
+    assert content(folder) == WANTED and folder == hub.locate("toy")
+    assert [hub.known_name(name) for name in ("makers/toy", "toy", "makers/car")] == ["toy", "toy", "makers/car"]
+    assert [hub.public_name(name) for name in ("toy", "makers/toy", "car")] == ["makers/toy", "makers/toy", "car"]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "makers" / "toy").mkdir(parents=True)
+    assert hub.locate("makers/toy") == Path("makers/toy")  # a folder of that name comes first, as in transformers
+
+
 def test_an_unknown_name_lists_the_known_ones(cache):
     for call in (hub.locate, hub.fetch, hub.cached):
         with pytest.raises(InputError, match="'toys' is not known.*expected one of toy"):
