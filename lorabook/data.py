@@ -203,9 +203,14 @@ class Batches:
         self.x, self.y, self.batch_size, self.seed = x, y, batch_size, seed
         self._epoch, self._order = None, None
 
+    @property
+    def n(self):
+        """Rows."""
+        return len(self.x)
+
     def __len__(self):
         """Steps an epoch."""
-        return len(self.x) // self.batch_size
+        return self.n // self.batch_size
 
     def fingerprint(self):
         """sha256 of x and y."""

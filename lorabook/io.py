@@ -12,6 +12,7 @@ import safetensors
 import safetensors.numpy
 
 from .backend import to_numpy
+from .configs import parse_json, short
 from .errors import FormatError, InputError
 
 # ---- writing ---------------------------------------------------------------------------------------------------------
@@ -138,7 +139,7 @@ def fingerprint(arrays, text=""):
 
 def write_checkpoint(path, arrays, state):
     """Write arrays and a JSON-able `state` as one verified safetensors file, atomically; same content, same bytes."""
-    text = json.dumps(state, sort_keys=True)
+    text = json.dumps(state, sort_keys=True, allow_nan=False)
     write_safetensors(path, arrays, {"lorabook": f"{fingerprint(arrays, text)} {text}"})
 
 
@@ -152,4 +153,10 @@ def read_checkpoint(path):
     sha256, _, text = metadata["lorabook"].partition(" ")
     if fingerprint(arrays, text) != sha256:
         raise FormatError(f"{path} is damaged: its content does not match its sha256. Restore a copy, or start over")
-    return arrays, json.loads(text)
+    try:
+        state = parse_json(text)
+    except ValueError as error:
+        raise FormatError(f"{path}: its state is not JSON: {short(error)}") from None
+    if not isinstance(state, dict):
+        raise FormatError(f"{path}: expected its state to be a JSON object; got {short(state)}")
+    return arrays, state

@@ -6,21 +6,15 @@ on a GPU each operation takes the same time to start whatever its size, and NumP
 Bias corrections and rates are Python floats, so float32 parameters stay float32.
 """
 
+import copy
 import math
 
 import numpy as np
 
 from .backend import BLOCK, array_namespace, asarray_like
-from .errors import InputError, NonFiniteError
+from .errors import InputError, NonFiniteError, check_integer, check_number
 
 MOST = 16 * BLOCK  # numbers laid end to end on a device: 4 MB in float32, of which a step makes two copies
-
-
-def check_number(name, value, below=math.inf):
-    """Raise InputError unless `value` is a number with 0 <= value < below."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < below:
-        expected = f"number in [0, {below})" if math.isfinite(below) else "finite number >= 0"
-        raise InputError(f"{name} must be a {expected}; got {value!r}")
 
 
 def groups(arrays):
@@ -56,19 +50,25 @@ def views(vector, arrays):
 
 
 class Optimizer:
-    """Base class. slots: the arrays kept per parameter; state: {slot: {name: array}}; step_count: steps so far.
+    """Base class. An optimizer needs `update`, and the names of its `slots`, the arrays kept per parameter, if any.
 
-    The arrays of `state` are views of a few vectors. Write into them, or put others in their place: both count.
+    state: {slot: {name: array}}, views of a few vectors. Write into them, or put others in their place: both count.
+    step_count: steps so far.
     """
 
     slots = ()
 
     def __init__(self, lr, weight_decay=0.0):
-        check_number("lr", lr)
-        check_number("weight_decay", weight_decay)
-        self.lr, self.weight_decay, self.step_count = lr, weight_decay, 0
+        self.lr, self.weight_decay = check_number("lr", lr), check_number("weight_decay", weight_decay)
+        self.step_count = 0
         self.state = {slot: {} for slot in self.slots}
         self._packed, self._views = [], {}
+
+    @property
+    def options(self):
+        """{name: value} of all that was set on it, `lr` among them: what a run that is resumed must have again."""
+        own = ("state", "step_count")
+        return {name: value for name, value in vars(self).items() if name not in own and not name.startswith("_")}
 
     def __getstate__(self):
         return self.__dict__ | {"_packed": [], "_views": {}}  # in a copy, the views are arrays of their own
@@ -90,6 +90,8 @@ class Optimizer:
         """
         if params.keys() != grads.keys():
             raise InputError(f"parameters and gradients differ: {sorted(params.keys() ^ grads.keys())}")
+        if not self.step_count:
+            self._try()
         self.prepare(params)
         for name, param in params.items():
             if (grad := grads[name]).shape != param.shape:
@@ -110,10 +112,21 @@ class Optimizer:
             for param, new in zip(own, views(p, own), strict=True):
                 param[...] = new
 
+    def _try(self):
+        """Raise InputError if `update` changes nothing: `p = p - lr * g` gives a name to new numbers, `-=` writes."""
+        trial = copy.copy(self)
+        trial.state = {}
+        trial = copy.deepcopy(trial)  # it may count, or keep things, as it likes
+        trial.step_count = 1
+        p, g, *state = (np.full(1, value) for value in (1.0, 1.0, *[0.0] * len(self.slots)))
+        trial.update(0.5, p, g, *state)
+        if p[0] == 1 and not any(state):
+            raise InputError(f"{type(self).__name__}.update changes no number; write into p in place: p -= lr * g")
+
     def _packs(self, params):
         """[(names, a vector for each slot)] for exactly these parameters; the arrays of `state` are views of them."""
-        known = len(self._views) == len(self.slots) * len(params)
-        if not known or any(n not in params or self.state[s][n] is not view for (s, n), view in self._views.items()):
+        known = {name for names, _ in self._packed for name in names} == params.keys()
+        if not known or any(self.state[slot][name] is not view for (slot, name), view in self._views.items()):
             self._views, self._packed = {}, [(names, []) for names in groups(params)]
             for names, vectors in self._packed:
                 for slot, arrays in self.state.items():
@@ -135,8 +148,7 @@ class SGD(Optimizer):
 
     def __init__(self, lr, momentum=0.0, weight_decay=0.0):
         super().__init__(lr, weight_decay)
-        check_number("momentum", momentum, below=1)
-        self.momentum = momentum
+        self.momentum = check_number("momentum", momentum, below=1)
 
     def update(self, lr, p, g, v):
         v *= self.momentum
@@ -159,10 +171,8 @@ class AdamW(Optimizer):
         super().__init__(lr, weight_decay)
         if not isinstance(betas, tuple | list) or len(betas) != 2:
             raise InputError(f"betas must be two numbers in [0, 1); got {betas!r}")
-        for beta in betas:
-            check_number("each of betas", beta, below=1)
-        check_number("eps", eps)
-        self.betas, self.eps = betas, eps
+        self.betas = tuple(check_number("each of betas", beta, below=1) for beta in betas)
+        self.eps = check_number("eps", eps)
 
     def update(self, lr, p, g, m, v):
         (b1, b2), t = self.betas, self.step_count
@@ -192,8 +202,7 @@ def schedule(name, total, warmup=0):
     """The function step -> factor: up to 1 in `warmup` steps, then "constant", or "linear" or "cosine" down to 0."""
     if name not in SCHEDULES:
         raise InputError(f"unknown schedule {name!r}; expected one of {', '.join(SCHEDULES)}")
-    if not isinstance(warmup, int) or not 0 <= warmup <= total:
-        raise InputError(f"warmup must be an integer from 0 to the {total} steps of the run; got {warmup!r}")
+    warmup = check_integer("warmup", warmup, 0, total, f"the {total} steps of the run")
 
     def factor(step):
         if step < warmup:
@@ -236,14 +245,13 @@ def grad_norm(grads):
 
 
 def check_max_grad_norm(max_grad_norm):
-    """Raise InputError unless it is above 0, or None."""
-    if max_grad_norm is not None and not max_grad_norm > 0:
-        raise InputError(f"max_grad_norm must be above 0, or None; got {max_grad_norm!r}")
+    """`max_grad_norm` as a float, or None. Raises InputError unless it is above 0, or None."""
+    return None if max_grad_norm is None else check_number("max_grad_norm", max_grad_norm, positive=True)
 
 
 def clip_grad_norm(grads, max_grad_norm):
     """Scale all gradients in place to a common norm of at most `max_grad_norm` (None: any); returns the norm before."""
-    check_max_grad_norm(max_grad_norm)
+    max_grad_norm = check_max_grad_norm(max_grad_norm)
     norm = grad_norm(grads)
     if max_grad_norm is not None and norm > max_grad_norm:
         for grad in grads.values():
@@ -253,7 +261,7 @@ def clip_grad_norm(grads, max_grad_norm):
 
 def clip_factor(squares, max_grad_norm):
     """What `clip_grad_norm` would multiply by: a scalar where `squares`, the `squared_norm`, lives; None: nothing."""
-    check_max_grad_norm(max_grad_norm)
+    max_grad_norm = check_max_grad_norm(max_grad_norm)
     if max_grad_norm is None:
         return None
     xp = array_namespace(squares)

@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from .backend import array_namespace, asarray_like, data_like, to_numpy
-from .errors import InputError, NonFiniteError
+from .errors import NonFiniteError, check_integer
 from .optim import clip_factor, clip_grad_norm, squared_norm
 
 READ_EVERY = 10  # steps on a device
@@ -32,9 +32,7 @@ class Steps:
         self.xp = array_namespace(self.like)
         if read_every is None:
             read_every = 1 if self.xp is np else READ_EVERY
-        if isinstance(read_every, bool) or not isinstance(read_every, int) or read_every < 1:
-            raise InputError(f"read_every must be an integer of at least 1; got {read_every!r}")
-        self.read_every, self._taken, self._alive = read_every, [], None
+        self.read_every, self._taken, self._alive = check_integer("read_every", read_every), [], None
 
     @property
     def unread(self):

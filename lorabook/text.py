@@ -183,9 +183,14 @@ class TextBatches:
         self.batch_size, self.seed, self.pool = batch_size, seed, pool
         self._epoch, self._batches = None, None
 
+    @property
+    def n(self):
+        """Texts."""
+        return len(self.ids)
+
     def __len__(self):
         """Steps an epoch."""
-        return len(self.ids) // self.batch_size
+        return self.n // self.batch_size
 
     def fingerprint(self):
         """sha256 of ids and labels."""

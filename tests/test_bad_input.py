@@ -227,11 +227,15 @@ CASES = {
         InputError,
         ["gradient of a has shape (2,)", "expected (3, 2)"],
     ),
-    "max_grad_norm -1": (lambda: clip_grad_norm({}, -1), InputError, ["max_grad_norm must be above 0", "got -1"]),
+    "max_grad_norm -1": (
+        lambda: clip_grad_norm({}, -1),
+        InputError,
+        ["max_grad_norm must be a finite number > 0", "got -1"],
+    ),
     "max_grad_norm nan": (
         lambda: clip_grad_norm({}, math.nan),
         InputError,
-        ["max_grad_norm must be above 0", "got nan"],
+        ["max_grad_norm must be a finite number > 0", "got nan"],
     ),
     # gradients that are not finite
     "gradient nan": (of_gradient(grad_norm, np.nan), NonFiniteError, ["fc2.lora_B is not finite", "NaN"]),

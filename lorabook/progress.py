@@ -1,0 +1,57 @@
+"""How far a run is and how long it still takes: a bar on a terminal, elsewhere a plain line now and then."""
+
+import math
+import sys
+import time
+
+from tqdm import tqdm
+
+LINES = 20  # at most, in a run whose progress goes into a file or a pipe
+PATIENCE = 2  # seconds before anything is shown
+FEW = 3  # steps before the time of the others is guessed
+clock = time.monotonic
+
+
+class Progress:
+    """Iterate over it to take the steps from `start` to `total`; `show` what they gave. On stderr, or nowhere."""
+
+    def __init__(self, start, total, shown):
+        self.start, self.total, self.shown = start, total, shown
+        self._bar = tqdm(
+            range(start, total),
+            initial=start,
+            total=total,
+            delay=PATIENCE,
+            disable=None if shown else True,
+            unit="step",
+        )
+        self._lines = shown and self._bar.disable  # asked for, and no terminal
+        self._loss, self._evaluated, self._next = math.nan, "", start + FEW
+
+    def __iter__(self):
+        self._began = clock()
+        yield from self._bar
+
+    def show(self, step, row):
+        """row: the columns of the history of the latest step that is known, `step` counted from 0; NaN for no value."""
+        if not self.shown:
+            return
+        loss, accuracy = row.get("eval_loss", math.nan), row.get("eval_accuracy", math.nan)
+        self._loss = row["loss"] if math.isnan(self._loss) else 0.9 * self._loss + 0.1 * row["loss"]
+        if not math.isnan(loss):
+            self._evaluated = f"; held out: loss {loss:.3f}, {100 * accuracy:.1f} % right"
+        text = f"loss {self._loss:.3f}{self._evaluated}"
+        self._bar.set_postfix_str(text, refresh=False)
+        done, seconds = step + 1 - self.start, clock() - self._began
+        if self._lines and self._next <= step + 1 < self.total and seconds >= PATIENCE:
+            self._next = step + 1 + math.ceil(self.total / LINES)
+            left = (self.total - step - 1) * seconds / done
+            print(f"step {step + 1} of {self.total}: {text}; about {duration(left)} left", file=sys.stderr, flush=True)
+
+
+def duration(seconds):
+    """Seconds in words, to the precision of a guess: "40 s", "3 min", "2 h 10 min"."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
