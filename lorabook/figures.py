@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from . import plotting, plotting_bench, plotting_reviews, review_directions, reviews
+from . import plotting, plotting_bench, plotting_choices, plotting_reviews, review_directions, reviews
 from .bench import Case, series
 from .bounds import bound_sweep
+from .choices import choice_rows
 from .data import SHIFTS
 from .errors import InputError
 from .pretrain import csv_problem, digits_problem
@@ -51,6 +52,10 @@ def _rank_vs_error(jobs, progress, runs):
     return rank_sweep(setting_for()[0], RANKS, range(5), jobs, progress)
 
 
+def _headline_choices(jobs, progress, runs):
+    return choice_rows(setting_for()[0], jobs=jobs, progress=progress)
+
+
 def _learning_rates(jobs, progress, runs):
     return learning_rate_sweep(setting_for()[0], candidates(RANKS), range(10), jobs, progress)
 
@@ -78,7 +83,8 @@ def _plot_rank_vs_error(rows):
 
 FIGURES = {
     "rank_vs_error": Figure(_rank_vs_error, _plot_rank_vs_error),
-    "learning_rates": Figure(_learning_rates, plotting.learning_rates),
+    "headline_choices": Figure(_headline_choices, plotting_choices.headline_choices),
+    "learning_rates": Figure(_learning_rates, plotting_choices.learning_rates),
     "planted_bound": Figure(_planted_bound, plotting.planted_bound),
     "reviews_recipe": Figure(_reviews(reviews.recipe), plotting_reviews.recipe),
     "reviews_matrices": Figure(_reviews(reviews.which_matrices), plotting_reviews.matrices),

@@ -17,7 +17,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import joblib
 import numpy as np
@@ -49,6 +49,11 @@ class Recipe:
         """Check the options under their own names, before any work."""
         check_number("lr", self.lr)
         scaling_of(1, self.lora_alpha, self.use_rslora)
+
+    def cells(self, r):
+        """Columns lr, lora_alpha, use_rslora (0 or 1) of a row; full fine-tuning, r None, has no scaling."""
+        scaling = (self.lora_alpha, int(self.use_rslora)) if r else (None, None)
+        return {"lr": self.lr, "lora_alpha": scaling[0], "use_rslora": scaling[1]}
 
 
 # Chosen on validation rows, by the command and the rule of `figures.py`; {rank: recipe}, None for full fine-tuning.
@@ -86,6 +91,10 @@ class Setting:
         shapes = shapes_of(self.problem(seeds[0]).base)
         if max(ranks) > (largest := max(min(shape) for shape in shapes.values())):
             raise InputError(f"rank {max(ranks)} is larger than the largest possible one, {largest}, of {shapes}")
+
+    def using(self, recipes):
+        """This setting with other recipes."""
+        return replace(self, recipes=recipes)
 
     def recipe(self, r):
         """The recipe of rank r, of full fine-tuning for None."""

@@ -21,7 +21,7 @@ def candidates(ranks):
 
 
 def learning_rate_sweep(setting, candidates, seeds, jobs=1, progress=False):
-    """Rows {r, lora_alpha, use_rslora, lr, seed, validation_loss, validation_accuracy, seconds} of every candidate.
+    """Rows {r, lr, lora_alpha, use_rslora, seed, validation_loss, validation_accuracy, seconds} of every candidate.
 
     candidates: (r, `Recipe`); an r of None stands for full fine-tuning. What is measured are validation rows, held out
     of the training rows of each seed.
@@ -46,26 +46,17 @@ def best_recipes(rows):
 
 
 def _rate_row(setting, problem, r, recipe, seed):
-    model, seconds = trained(replace(setting, recipes={r: recipe}), problem, r, seed)
+    model, seconds = trained(setting.using({r: recipe}), problem, r, seed)
     loss, accuracy = loss_and_accuracy(model, problem.task)
-    scaling = (recipe.lora_alpha, int(recipe.use_rslora)) if r else (None, None)
-    return {
-        "r": r,
-        "lora_alpha": scaling[0],
-        "use_rslora": scaling[1],
-        "lr": recipe.lr,
-        "seed": seed,
-        "validation_loss": loss,
-        "validation_accuracy": accuracy,
-        "seconds": seconds,
-    }
+    measured = {"validation_loss": loss, "validation_accuracy": accuracy, "seconds": seconds}
+    return {"r": r} | recipe.cells(r) | {"seed": seed} | measured
 
 
 def tune(setting, ranks, seeds, jobs=1, progress=False):
     """(the setting with the best recipe of every rank and of full fine-tuning, the rows behind the choice)."""
     setting.check(ranks, seeds)
     rows = learning_rate_sweep(setting, candidates(sorted(set(ranks))), seeds, jobs, progress)
-    return replace(setting, recipes=best_recipes(rows)), rows
+    return setting.using(best_recipes(rows)), rows
 
 
 def override(recipes, lr=None, lr_full=None, lora_alpha=None, use_rslora=False):
