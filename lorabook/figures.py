@@ -1,22 +1,21 @@
 """The figures of README and chapters: each is a CSV that a command makes, and a picture drawn from that CSV alone."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from . import plotting, plotting_bench, plotting_reviews, review_directions, reviews
+from . import plotting, plotting_bench, plotting_choices, plotting_reviews, review_directions, reviews
 from .bench import Case, series
 from .bounds import bound_sweep
-from .data import SHIFTS, csv_task, digits
+from .choices import choice_rows
+from .data import SHIFTS
 from .errors import InputError
-from .models import MLP
-from .pretrain import pretrained_mlp
-from .sweep import Setting, learning_rate_sweep, rank_sweep
+from .pretrain import csv_problem, digits_problem
+from .sweep import Setting, rank_sweep
 from .tables import is_table, read_csv, write_csv
+from .tuning import candidates, learning_rate_sweep
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
-HIDDEN = (128, 128)
 
 
 @dataclass(frozen=True)
@@ -31,15 +30,12 @@ def setting_for(data="digits-rotated", seed=0, **options):
     """(Setting, title) of a sweep: from upright digits to a shifted version of them, or on the user's own table.
 
     A table has no upright version to pretrain on: its base is an untrained MLP, so Delta W is all that training does.
+    seed: the one whose problem the title describes.
     """
-    if is_table(data):
-        task = csv_task(data, seed)
-        base = MLP((task.x_train.shape[1], *HIDDEN, task.classes), rng=np.random.default_rng(seed))
-        options["batch_size"] = min(64, len(task.x_train))
-        return Setting(base, task, **options), f"MLP {_sizes(base)} on {Path(data).name}, from random weights"
-    task = digits(data, seed)
-    base = pretrained_mlp(digits(seed=seed), HIDDEN, seed=seed)
-    return Setting(base, task, **options), digits_title(data, _sizes(base))
+    own = is_table(data)
+    setting = Setting(partial(csv_problem if own else digits_problem, data), **options)
+    sizes = _sizes(setting.problem(seed).base)
+    return setting, f"MLP {sizes} on {Path(data).name}, from random weights" if own else digits_title(data, sizes)
 
 
 def digits_title(data="digits-rotated", sizes="64-128-128-10"):
@@ -56,9 +52,12 @@ def _rank_vs_error(jobs, progress, runs):
     return rank_sweep(setting_for()[0], RANKS, range(5), jobs, progress)
 
 
+def _headline_choices(jobs, progress, runs):
+    return choice_rows(setting_for()[0], jobs=jobs, progress=progress)
+
+
 def _learning_rates(jobs, progress, runs):
-    rates = (1e-3, 3e-3, 1e-2, 3e-2)
-    return learning_rate_sweep(setting_for()[0], (None, 1, 4, 64), rates, range(5), jobs, progress)
+    return learning_rate_sweep(setting_for()[0], candidates(RANKS), range(10), jobs, progress)
 
 
 def _planted_bound(jobs, progress, runs):
@@ -84,7 +83,8 @@ def _plot_rank_vs_error(rows):
 
 FIGURES = {
     "rank_vs_error": Figure(_rank_vs_error, _plot_rank_vs_error),
-    "learning_rates": Figure(_learning_rates, plotting.learning_rates),
+    "headline_choices": Figure(_headline_choices, plotting_choices.headline_choices),
+    "learning_rates": Figure(_learning_rates, plotting_choices.learning_rates),
     "planted_bound": Figure(_planted_bound, plotting.planted_bound),
     "reviews_recipe": Figure(_reviews(reviews.recipe), plotting_reviews.recipe),
     "reviews_matrices": Figure(_reviews(reviews.which_matrices), plotting_reviews.matrices),

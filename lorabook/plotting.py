@@ -121,33 +121,8 @@ def rank_vs_error(rows, title=None):
     right.set_title("How many mistakes?")
     for axes in (left, right):
         _rank_axis(axes, ranks)
-    note = f"line: median of {len(seeds)} seeds, band: lowest to highest" if len(seeds) > 1 else "one seed"
+    note = f"line: median of {len(seeds)} splits, band: lowest to highest" if len(seeds) > 1 else "one split"
     figure.suptitle(f"{title}\n{note}" if title else note, x=0.01, ha="left", fontsize=9.5, color="#444444")
-    return figure
-
-
-@styled
-def learning_rates(rows):
-    """Validation loss against learning rate, one line per rank, from the rows of `learning_rate_sweep`."""
-    figure, axes = plt.subplots()
-    shades = ["#E8924A", "#D55E00", "#7F3300"]
-    ranks = sorted({row["r"] for row in rows if row["r"] is not None})
-    for r in [*ranks, None]:
-        own = [row for row in rows if row["r"] == r]
-        points = [(lr, *spread) for (lr,), spread in median_by(own, ("lr",), "test_loss").items()]
-        lr, middle, low, high = zip(*sorted(points), strict=True)
-        color = "black" if r is None else shades[ranks.index(r) % len(shades)]
-        axes.plot(lr, middle, color=color, marker="" if r is None else "o", linestyle="--" if r is None else "-")
-        axes.fill_between(lr, low, high, color=color, alpha=0.12, linewidth=0)
-        label = "full fine-tuning" if r is None else f"LoRA, r = {r}"
-        _name(axes, label, (lr[-1], middle[-1]), (8, -3), color)
-    axes.set_xscale("log")
-    axes.set_xticks(lr, [f"{v:g}" for v in lr])
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    _log_axis(axes, (0.1, 0.2, 0.5, 1, 2))
-    axes.set_xlabel("learning rate (AdamW, cosine to 0)")
-    axes.set_ylabel("validation loss (nats)")
-    axes.set_title(f"Which learning rate?  (median and range of {len({row['seed'] for row in rows})} seeds)")
     return figure
 
 

@@ -1,17 +1,53 @@
 """Base models that are made rather than fetched: `mlp-digits`, trained on upright digits in under a second."""
 
+import functools
+from dataclasses import dataclass
+
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from .data import Batches
+from .data import Batches, Task, csv_task, digits
+from .layers import Layer
 from .models import MLP
 from .optim import AdamW
 from .train import train
 
+HIDDEN = (128, 128)
 
-def pretrained_mlp(task, hidden=(128, 128), epochs=30, lr=3e-3, batch_size=64, seed=0):
+
+@dataclass(frozen=True)
+class Problem:
+    """A base model, and the task that it is to learn."""
+
+    base: Layer
+    task: Task
+
+
+def pretrained_mlp(task, hidden=HIDDEN, epochs=30, lr=3e-3, batch_size=64, seed=0):
     """An MLP trained on every parameter with AdamW and a cosine schedule; the same arguments give the same bits."""
     model = MLP((task.x_train.shape[1], *hidden, task.classes), rng=np.random.default_rng(seed))
     with threadpool_limits(1):  # small matrices gain nothing from a second thread, and the bits depend on their number
         train(model, Batches(task.x_train, task.y_train, batch_size, seed), AdamW(lr), epochs=epochs, seed=seed)
     return model
+
+
+@functools.lru_cache(maxsize=32)
+def digits_problem(data, seed, validation=False):
+    """An MLP pretrained on upright digits, and digits under a shift. `seed` also splits them into training and test.
+
+    Neither sees a test row in training. With `validation` the test rows are held out of the seed's training rows, and
+    its real test rows play no part. The base is shared by all who ask for it: copy it before training.
+    """
+    upright, task = (digits(name, seed) for name in ("digits", data))
+    if validation:
+        upright, task = upright.validation(seed=seed), task.validation(seed=seed)
+    return Problem(pretrained_mlp(upright, seed=seed), task)
+
+
+def csv_problem(path, seed, validation=False):
+    """The user's own rows, and an MLP with random weights: what is to be learnt is all there is to learn."""
+    task = csv_task(path, seed)
+    classes = task.classes
+    if validation:
+        task = task.validation(seed=seed)
+    return Problem(MLP((task.x_train.shape[1], *HIDDEN, classes), rng=np.random.default_rng(seed)), task)

@@ -2,6 +2,7 @@ import importlib.util
 import json
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from lorabook.io import write_safetensors
 from lorabook.layers import Activation, LayerNorm, Linear, Sequential, Softmax
 from lorabook.models import MLP
 from lorabook.models.bert import BertForSequenceClassification
+from lorabook.pretrain import Problem
 from lorabook.sweep import Setting
 
 MPIEXEC = shutil.which("mpiexec", path=Path(sys.executable).parent)
@@ -194,7 +196,12 @@ def sweep_setting(model=MLP):
     y = np.arange(90) % 3
     x = (centres[y] + rng.standard_normal((90, 7))).astype("f4")
     task = Task("clusters", x[:60], y[:60], x[60:], y[60:])
-    return Setting(model((7, 9, 8, 3), rng=rng), task, epochs=5, batch_size=10)
+    return Setting(partial(one_problem, Problem(model((7, 9, 8, 3), rng=rng), task)), epochs=5, batch_size=10)
+
+
+def one_problem(problem, seed, validation=False):
+    """The same base and split for every seed."""
+    return Problem(problem.base, problem.task.validation()) if validation else problem
 
 
 def without_seconds(rows):

@@ -21,8 +21,9 @@ from lorabook.bounds import bound_sweep
 from lorabook.cluster import dask_workers, fingerprint
 from lorabook.environment import blas
 from lorabook.models import MLP
-from lorabook.sweep import learning_rate_sweep, rank_sweep
+from lorabook.sweep import Recipe, rank_sweep
 from lorabook.tables import read_csv
+from lorabook.tuning import learning_rate_sweep
 
 pytestmark = [
     pytest.mark.dask,
@@ -71,12 +72,13 @@ def threads(_):
 
 
 def test_rows_equal_those_of_one_process_here(address, setting):
+    tried = [(None, Recipe(1e-3)), (2, Recipe(1e-2, 16, True))]
     with dask_workers(address):
         ranks = rank_sweep(setting, [1, 2, 8], [0, 1], jobs=1)
-        rates = learning_rate_sweep(setting, (None, 2), (1e-3, 1e-2), [0])
+        rates = learning_rate_sweep(setting, tried, [0])
         bounds = bound_sweep((1, 4), range(2), conditions=(3,), steps=(5,))
     assert without_seconds(ranks) == without_seconds(rank_sweep(setting, [1, 2, 8], [0, 1], jobs=1))
-    assert without_seconds(rates) == without_seconds(learning_rate_sweep(setting, (None, 2), (1e-3, 1e-2), [0]))
+    assert without_seconds(rates) == without_seconds(learning_rate_sweep(setting, tried, [0]))
     assert bounds == bound_sweep((1, 4), range(2), conditions=(3,), steps=(5,))
 
 
@@ -93,8 +95,9 @@ def test_tasks_of_one_process_have_one_blas_thread_all_the_time(monkeypatch):
     from distributed import Client
 
     setting = sweep_setting(OneThread)
+    problem = setting.problem(0)
     with threadpool_limits(2), pytest.raises(RuntimeError, match="2 BLAS threads"):
-        setting.base.evaluate(setting.task.x_test, setting.task.y_test)
+        problem.base.evaluate(problem.task.x_test, problem.task.y_test)
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
     with started(1, threads_per_worker=2) as local, Client(local.scheduler_address, set_as_default=False) as client:
         if client.submit(threads, None).result() == 1:
@@ -236,10 +239,11 @@ def kill(_):
 
 def test_a_worker_killed_in_the_middle_changes_nothing(setting, tmp_path):
     deadly = sweep_setting(Deadly)
-    deadly.base.marker = tmp_path / "killed"
+    base = deadly.problem(0).base
+    base.marker = tmp_path / "killed"
     with started(2) as local, dask_workers(local.scheduler_address):
         rows = rank_sweep(deadly, [1, 2], [0, 1])
-    assert deadly.base.marker.exists()
+    assert base.marker.exists()
     assert without_seconds(rows) == without_seconds(rank_sweep(setting, [1, 2], [0, 1]))
 
 

@@ -2,10 +2,13 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
+from checks import sweep_setting
 
-from lorabook import InputError, figures, plotting
+from lorabook import InputError, choices, figures, plotting
 from lorabook.errors import FormatError
+from lorabook.sweep import TUNED, Recipe, loss_and_accuracy, trained
 from lorabook.tables import format_table, median_by, read_csv, write_csv
+from lorabook.tuning import best_recipes, candidates
 
 FOLDER = Path(__file__).parents[1] / "figures"
 
@@ -53,14 +56,31 @@ def test_committed_planted_runs_reach_the_bound():
     assert all(1 - 1e-6 <= row["ratio"] <= 1.01 for row in rows)
 
 
-def test_the_learning_rates_of_the_sweep_are_good_ones():
+def test_the_sweep_trains_by_what_was_best_on_validation_rows():
     rows = read_csv(FOLDER / "data" / "learning_rates.csv")
-    setting = figures.Setting(None, None)
-    for r, chosen in ((None, setting.lr_full), (1, setting.lr_lora), (4, setting.lr_lora), (64, setting.lr_lora)):
-        losses = {
-            lr: v[0] for (lr,), v in median_by([row for row in rows if row["r"] == r], ("lr",), "test_loss").items()
-        }
-        assert losses[chosen] <= 1.1 * min(losses.values())
+    assert len(rows) == 10 * len(candidates(figures.RANKS))
+    assert best_recipes(rows) == TUNED
+
+
+def test_the_choices_that_are_compared_are_those_of_the_sweep():
+    rows = read_csv(FOLDER / "data" / "headline_choices.csv")
+    for r in (None, *choices.RANKS):
+        own = [row for row in rows if (row["choice"], row["r"]) == ("tuned", r)]
+        assert sorted((row["split"], row["seed"]) for row in own) == [(i, k) for i in range(10) for k in range(3)]
+        assert all({name: row[name] for name in ("lr", "lora_alpha", "use_rslora")} == TUNED[r].cells(r) for row in own)
+
+
+def test_choices_are_compared_on_the_same_splits():
+    rows = choices.choice_rows(sweep_setting(), splits=(0,), seeds=(1,), ranks=(2,))
+    assert [(row["choice"], row["r"]) for row in rows] == [
+        ("first", None), ("tuned", None), ("first", 2), ("rslora", 2), ("tuned", 2)
+    ]  # fmt: skip
+    assert [row["lr"] for row in rows[:4]] == [3e-3, TUNED[None].lr, 1e-2, 1e-2]
+    assert [(row["lora_alpha"], row["use_rslora"]) for row in rows[1:4]] == [(None, None), (16, 0), (16, 1)]
+    assert all(1 <= row["directions_fc1"] <= (row["r"] or 7) for row in rows)
+    problem = sweep_setting().problem(0)
+    model, _ = trained(sweep_setting().using({2: Recipe(1e-2, 16, True)}), problem, 2, 1)
+    assert rows[3]["test_accuracy"] == loss_and_accuracy(model, problem.task)[1]
 
 
 def test_rank_vs_error_can_be_drawn_from_few_ranks_and_one_seed():

@@ -18,12 +18,11 @@ from sklearn.utils.extmath import randomized_svd as sklearn_randomized_svd
 from threadpoolctl import threadpool_limits
 
 from lorabook import environment, low_rank, plotting
-from lorabook.data import Batches, digits
+from lorabook.data import digits
 from lorabook.figures import setting_for
 from lorabook.models import MLP
-from lorabook.optim import AdamW
+from lorabook.sweep import shapes_of, trained
 from lorabook.tables import format_table
-from lorabook.train import train
 
 plt.style.use(plotting.STYLE)
 plt.rcParams["figure.dpi"] = 110
@@ -206,12 +205,11 @@ print(inspect.getsource(low_rank.stable_rank))
 print(inspect.getsource(low_rank.energy_rank))
 
 # %%
-setting, _ = setting_for("digits-rotated")  # the base model, pretrained on upright digits, and the new task
-base, task = setting.base, setting.task
+setting, _ = setting_for("digits-rotated")
+problem = setting.problem(0)  # the base model, pretrained on upright digits, and the new task
+base = problem.base
 start = MLP((64, 128, 128, 10), rng=np.random.default_rng(0))  # the same seed: the weights before pretraining
-tuned = copy.deepcopy(base)
-tuned.set_trainable(f"{path}.weight" for path in setting.shapes)
-train(tuned, Batches(task.x_train, task.y_train, setting.batch_size), AdamW(setting.lr_full), epochs=setting.epochs)
+tuned, _ = trained(setting, problem, None, seed=0)  # full fine-tuning
 
 fc2 = {name: model.named_params()["fc2.weight"].astype("f8") for name, model in
        (("start", start), ("base", base), ("tuned", tuned))}  # fmt: skip
@@ -271,7 +269,7 @@ plt.show()
 upright, accuracy = digits(), {}
 cut = copy.deepcopy(base)
 for r in (2, 4, 8, 16, 128):
-    for path in setting.shapes:
+    for path in shapes_of(base):
         W = base.named_params()[f"{path}.weight"]
         cut.named_params()[f"{path}.weight"][...] = low_rank.truncate(W).weight(min(r, *W.shape))
     accuracy[r] = cut.evaluate(upright.x_test, upright.y_test)[1]
