@@ -12,6 +12,7 @@ from . import hub
 from .adapters import LoRAConfig, inject
 from .adapters.config import is_saved
 from .adapters.inject import adapters, base_params
+from .adapters.lora import scaling_of
 from .backend import asarray_like
 from .errors import FormatError, InputError
 from .io import fingerprint, read_safetensors, write_atomic, write_safetensors
@@ -248,3 +249,20 @@ def _expected(model, config):
             inside = f"{PREFIX}{path}.base_layer.{kind}" if path in chosen else f"{PREFIX}{name}"
             expected[inside] = name, tuple(array.shape)
     return expected
+
+
+def adapter_updates(folder):
+    """{path: scaling * lora_B @ lora_A (d_out, d_in)} of an adapter folder, in float64: no model is needed."""
+    config, arrays = read_adapter_config(folder), _read_tensors(Path(folder))
+    updates = {}
+    for name, A in arrays.items():
+        path, _, end = name.removeprefix(PREFIX).rpartition(".lora_A.")
+        if end == "weight":
+            B = arrays.get(name.replace(".lora_A.", ".lora_B."))
+            if B is None or A.ndim != 2 or B.ndim != 2 or A.shape[0] != B.shape[1]:
+                came = f"{A.shape} and {'none' if B is None else B.shape}"
+                raise FormatError(f"{folder}: {path} needs lora_A (r, d_in) and lora_B (d_out, r); got {came}")
+            r, lora_alpha = config.for_layer(path)
+            scaling = scaling_of(r, lora_alpha, config.use_rslora)
+            updates[path] = scaling * B.astype("f8") @ A.astype("f8")
+    return updates

@@ -3,7 +3,6 @@
 Everything is seeded and drawn on the host, so that every backend sees the same numbers.
 """
 
-import math
 from array import array
 from collections import Counter
 from dataclasses import dataclass
@@ -11,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from .configs import short
-from .errors import FormatError, InputError
+from .errors import InputError
 from .io import fingerprint
-from .labels import NUMBER, in_order, named_labels
-from .tables import table_rows
+from .labels import in_order, named_labels
+from .tables import number_in, table_rows
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def csv_task(path, seed=0, test_share=1 / 3, encoding="utf-8"):
     for line, row in table_rows(path, ("label",), None, encoding):
         labels.append((line, row.pop("label")))
         columns = columns or [*row]
-        numbers.extend(_number(row[column], path, line, column) for column in columns)
+        numbers.extend(number_in(row[c], f"{path}, line {line}, column {short(c)}") for c in columns)
     if not columns:
         raise InputError(f"{path}: expected rows, and a column of numbers beside `label`")
     labels = named_labels(labels, path)
@@ -127,15 +126,6 @@ def csv_task(path, seed=0, test_share=1 / 3, encoding="utf-8"):
     x_train, x_test, y_train, y_test = train_test_split(x, y, test_size=test_share, random_state=seed, stratify=y)
     x_train, x_test = _standardised(x_train, x_test)
     return Task(str(path), x_train, y_train, x_test, y_test)
-
-
-def _number(cell, path, line, column):
-    text, where = str(cell).strip(), f"{path}, line {line}, column {short(column)}"
-    if isinstance(cell, bool) or not NUMBER.fullmatch(text):
-        raise FormatError(f"{where}: expected a number such as 0.5; got {short(cell)}: drop that row or fill it in")
-    if math.isinf(number := float(text)):
-        raise FormatError(f"{where}: {short(cell)} is too large for a number of 64 bits")
-    return number
 
 
 def _standardised(x_train, x_test):

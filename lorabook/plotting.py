@@ -4,7 +4,7 @@ from functools import wraps
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
 
 from .tables import median_by
 
@@ -163,34 +163,43 @@ def planted_bound(rows):
 
 
 @styled
-def spectrum(curves, name):
-    """Singular values and truncation errors of one matrix, from the rows of the spectrum command."""
+def spectrum(curves, shown):
+    """Singular values and truncation errors of every matrix, thin, and of the one that is `shown`, thick.
+
+    curves: {name: rows of `spectra.spectrum`}, of one matrix or several.
+    """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.8))
-    ranks = [row["r"] for row in curves]
-    left.plot(
-        ranks[1:],
-        [row["singular_value"] for row in curves[1:]],
-        color=PALETTE["svd"],
-        marker="." if len(ranks) < 80 else "",
-    )
+    for name, curve in curves.items():
+        largest = max(row["singular_value"] for row in curve[1:]) or 1
+        one = name == shown
+        style = {"color": PALETTE["svd"], "zorder": 3} if one else {"color": "#9A9A9A", "linewidth": 0.6, "alpha": 0.6}
+        marker = {"marker": "."} if one and len(curve) < 80 else {}
+        ranks = [row["r"] for row in curve]
+        left.plot(ranks[1:], [row["singular_value"] / largest for row in curve[1:]], **style, **marker)
+        right.plot(ranks, [row["weight_error"] for row in curve], **style)
+    lines = {
+        "weight_error": ("in the weight, svd: the best there is", PALETTE["svd"], "-"),
+        "svd_output_error": ("in the outputs, svd", PALETTE["lora"], "--"),
+        "activation_svd_output_error": ("in the outputs, activation_svd", PALETTE["activation_svd"], "-"),
+    }
+    labels = [(f"{shown}", "#000000")]
+    for column, (label, color, style) in lines.items():
+        if column in curves[shown][0]:
+            labels.append((label, color))
+            right.plot([row["r"] for row in curves[shown]], [row[column] for row in curves[shown]], style, color=color)
+    if others := len(curves) - 1:
+        labels.append((f"in the weight, the other {others}" if others > 1 else "in the weight, the other", "#7A7A7A"))
+    for i, (label, color) in enumerate(labels):
+        right.text(
+            0.98, 0.97 - 0.08 * i, label, color=color, transform=right.transAxes, ha="right", va="top", fontsize=9
+        )
     left.set_xlabel("index i")
-    left.set_ylabel(r"singular value $\sigma_i$")
-    left.set_ylim(bottom=0)
-    left.set_title(f"Spectrum of {name}")
-    lines = (
-        ("weight_error", "in the weight, plain = optimal", PALETTE["svd"], "-"),
-        ("output_error", "in the outputs, plain SVD", PALETTE["lora"], "--"),
-        ("activation_output_error", "in the outputs, activation-aware", PALETTE["activation_svd"], "-"),
-    )
-    for i, (column, label, color, style) in enumerate(lines):
-        if column in curves[0]:
-            right.plot(ranks, [100 * row[column] for row in curves], color=color, linestyle=style)
-            right.text(
-                0.97, 0.95 - 0.09 * i, label, color=color, transform=right.transAxes, ha="right", va="top", fontsize=9
-            )
+    left.set_ylabel(r"singular value $\sigma_i / \sigma_1$")
+    left.set_title("Spectrum" if len(curves) == 1 else f"Spectra of {len(curves)} matrices")
     right.set_xlabel("rank r")
     right.set_ylabel("relative error (Frobenius)")
-    right.set_ylim(bottom=0)
-    _percent(right.yaxis)
     right.set_title("Error of the rank-r truncation")
+    for axes in (left, right):
+        axes.set_ylim(0, 1.03)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     return figure

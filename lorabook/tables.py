@@ -1,14 +1,20 @@
 """Tables: one reader for files of texts and of numbers, ours and others'; CSV files that say how they were made."""
 
+import contextlib
 import csv
 import io
 import itertools
+import math
+from array import array
 from pathlib import Path
+
+import numpy as np
 
 from .configs import short
 from .environment import summary
 from .errors import FormatError, InputError
 from .io import write_atomic
+from .labels import NUMBER
 from .readers import csv_rows, json_rows, numbered_lines, tsv_rows
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
@@ -42,13 +48,50 @@ def table_rows(path, columns, optional=(), encoding="utf-8", comments=None):
     """
     if not is_table(path):
         raise InputError(f"{path}: expected a .csv, .tsv or .jsonl file")
+    with _opened(path) as file:
+        yield from stream_table(file, Path(path).suffix.lower(), columns, optional, encoding, path, comments)
+
+
+@contextlib.contextmanager
+def _opened(path):
     try:
         if Path(path).exists() and not Path(path).is_file():
             raise InputError(f"cannot read {path}: not a file")  # opening a pipe would wait for somebody to write to it
         with open(path, encoding="utf-8") as file:
-            yield from stream_table(file, Path(path).suffix.lower(), columns, optional, encoding, path, comments)
+            yield file
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def read_numbers(path, encoding="utf-8"):
+    """The matrix (rows, columns) of a .csv or .tsv file of numbers, float64; one line of names at its top is left out.
+
+    Raises FormatError with file and line for a cell that is no finite number, and for rows of different lengths.
+    """
+    read, _ = SEPARATED[Path(path).suffix.lower()]
+    numbers, width = array("d"), None
+    with _opened(path) as file:
+        for line, cells in read(numbered_lines(file, path, encoding), path):
+            if width is None and not any(NUMBER.fullmatch(cell.strip()) for cell in cells):
+                width = len(cells)
+                continue
+            width = width or len(cells)
+            if len(cells) != width:
+                raise FormatError(f"{path}, line {line}: {len(cells)} cells; the rows above have {width}")
+            numbers.extend(number_in(cell, f"{path}, line {line}") for cell in cells)
+    if not numbers:
+        raise FormatError(f"{path} holds no rows of numbers")
+    return np.frombuffer(numbers).reshape(-1, width)
+
+
+def number_in(cell, where):
+    """The finite number in a cell; FormatError says where it is and what came."""
+    text = str(cell).strip()
+    if isinstance(cell, bool) or not NUMBER.fullmatch(text):
+        raise FormatError(f"{where}: expected a number such as 0.5; got {short(cell)}: drop that row or fill it in")
+    if math.isinf(number := float(text)):
+        raise FormatError(f"{where}: {short(cell)} is too large for a number of 64 bits")
+    return number
 
 
 def stream_table(file, form, columns, optional=(), encoding="utf-8", name="standard input", comments=None):

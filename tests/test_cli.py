@@ -73,13 +73,15 @@ def test_sweep_on_own_csv_gives_one_json_object(run, tmp_path):
     assert len(json.loads(out)["rows"]) == 1 + 3 * 2
 
 
-def test_spectrum_of_known_model_file_folder_and_matrix(run, tmp_path, rng):
-    code, out, _ = run("spectrum", "mlp-digits", "--layer", "fc2", "--out", tmp_path / "out")
-    assert code == 0 and "fc2.weight" in out and "fc1" not in out
-    curve = read_csv(tmp_path / "out" / "spectrum.csv")
-    assert [row["r"] for row in curve] == list(range(129))
-    assert all(row["activation_output_error"] <= row["output_error"] + 1e-9 for row in curve)
-    assert (tmp_path / "out" / "spectrum.svg").exists()
+def test_spectrum_of_known_model_file_folder_and_matrix(run, tmp_path, rng, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run("spectrum", "mlp-digits", "--layer", "fc2")
+    assert code == 0 and "fc2.weight" in out and "fc1" not in out and "break-even: " in out and "stable r: " in out
+    folder = tmp_path / "runs" / "spectrum-mlp-digits"
+    curves = read_csv(folder / "spectrum.csv")
+    assert [row["r"] for row in curves if row["layer"] == "fc2.weight"] == list(range(129))
+    assert all(row["activation_svd_output_error"] <= row["svd_output_error"] + 1e-9 for row in curves)
+    assert (folder / "spectrum.svg").exists() and "spectrum.svg (thick: fc2.weight)" in out
 
     W, X = rng.standard_normal((6, 4)), rng.standard_normal((20, 4))
     np.save(tmp_path / "W.npy", W)
@@ -154,7 +156,7 @@ BAD = [
     (["evaluate", "mlp-digits", "digits", "--workers", "all"], "from 1 to 1024; got 'all'"),
     (["sweep", "--seed", "-1"], "from 0 on; got '-1'"),
     (["spectrum", "nothing.csv"], "nothing.csv"),
-    (["spectrum", "mlp-digits", "--activations", "x.csv"], "x.csv: expected a .npy file"),
+    (["spectrum", "mlp-digits", "--activations", "x.txt"], "x.txt: expected a .npy file"),
 ]
 
 
@@ -261,7 +263,8 @@ def test_doctor_reports_whatever_backend_is_asked_for(run, monkeypatch):
 
 def test_terminal_output_fits_80_columns(run, tmp_path):
     sweep = ["sweep", "--ranks", 1, 64, "--seeds", 2, "--epochs", 1, "--jobs", 1, "--out", tmp_path / "s"]
-    for argv in (["doctor"], sweep, ["spectrum", "mlp-digits"], [*TRAIN, "--out", tmp_path / "t"]):
+    spectrum = ["spectrum", "mlp-digits", "--out", tmp_path / "p"]
+    for argv in (["doctor"], sweep, spectrum, [*TRAIN, "--out", tmp_path / "t"]):
         code, out, _ = run(*argv)
         assert code == 0
         assert max(len(line) for line in out.splitlines() if str(tmp_path) not in line) <= 80

@@ -1,0 +1,133 @@
+"""Matrices to look at, from wherever a reader has them: a model, a checkpoint, an adapter, two checkpoints, a table."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from . import hub
+from .adapter_io import adapter_updates
+from .errors import FormatError, InputError
+from .io import read_safetensors
+from .tables import read_numbers
+
+EXPECTED = (
+    "mlp-digits, minilm, a Hugging Face folder, a PEFT adapter folder, or a .safetensors, .npy, .npz, .csv or .tsv file"
+)
+
+
+def matrices_of(source, seed=0):
+    """({name: W (d_out, d_in)}, {name: its inputs (N, d_in), where known}) of a model, by name or path.
+
+    A PEFT adapter folder gives the update scaling * B A of each of its layers.
+    """
+    if source == "mlp-digits":
+        from .data import digits
+        from .pretrain import pretrained_mlp
+
+        task = digits(seed=seed)
+        mlp = pretrained_mlp(task, seed=seed)
+        weights = {name: W for name, W in mlp.named_params().items() if W.ndim == 2}
+        return weights, {f"{path}.weight": x for path, x in mlp.inputs_of(task.x_train).items()}
+    path = Path(source)
+    if not path.exists():
+        if source not in hub.KNOWN:
+            raise InputError(f"{path} is neither a file nor a folder; expected {EXPECTED}")
+        path = hub.locate(source)
+    return _two_dimensional(path, _read(path)), {}
+
+
+def update_between(base, tuned):
+    """({name: W_tuned - W_base}, notes) of two checkpoints, matrix by matrix, in float64.
+
+    Matrices that only one of them has are left out, and named in a note. Prefixes of heads may differ ("bert.").
+    """
+    before, after = ({_plain(n): W for n, W in matrices_of(source)[0].items()} for source in (base, tuned))
+    both = [name for name in before if name in after]
+    if not both:
+        raise InputError(f"{base} and {tuned} have no matrix of one name: {_few(before)} there, {_few(after)} here")
+    for name in both:
+        if before[name].shape != after[name].shape:
+            shapes = f"{before[name].shape} in {base}, {after[name].shape} in {tuned}"
+            raise InputError(f"{name} is {shapes}; expected two checkpoints of one model")
+    alone = sorted(before.keys() ^ after.keys())
+    notes = [f"only one of the two has {_few(alone)}: left out"] if alone else []
+    return {name: after[name].astype("f8") - before[name] for name in both}, notes
+
+
+def read_matrix(path):
+    """The numbers in a .npy, .csv or .tsv file; a .npy file is mapped, so that one which lies about its size fails."""
+    path = Path(path)
+    if path.suffix.lower() in (".csv", ".tsv"):
+        return read_numbers(path)
+    if path.suffix.lower() != ".npy":
+        raise InputError(f"{path}: expected a .npy file, as numpy.save writes it, or a .csv or .tsv file of numbers")
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, OverflowError) as error:
+        raise FormatError(f"cannot read {path} as a .npy array: {error}") from None
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"{path} holds {array.dtype}; expected numbers")
+    return array.astype("f8") if array.dtype.kind in "iu" else array
+
+
+def _read(path):
+    if path.is_dir():
+        adapter = (path / "adapter_config.json").exists()
+        return adapter_updates(path) if adapter else read_weights(path)
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
+        return _read_npz(path)
+    if suffix in (".npy", ".csv", ".tsv"):
+        return {path.stem: read_matrix(path)}
+    if suffix != ".safetensors":
+        raise InputError(f"{path}: expected {EXPECTED}")
+    return read_weights(path)
+
+
+def _read_npz(path):
+    """{name: array} of an .npz archive. A header that promises more than its member holds is refused unread."""
+    arrays = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                with archive.open(member) as file:
+                    version = np.lib.format.read_magic(file)
+                    read_header = getattr(np.lib.format, "read_array_header_{}_{}".format(*version), None)
+                    if read_header is None:
+                        raise FormatError(f"{path}: {member.filename} has format {version}; expected (1, 0) or (2, 0)")
+                    shape, _, dtype = read_header(file)
+                    promised = int(np.prod(shape, dtype=object)) * dtype.itemsize
+                    if dtype.hasobject or promised != member.file_size - file.tell():
+                        raise FormatError(
+                            f"{path}: {member.filename} does not hold the {promised} bytes of {dtype} that it promises"
+                        )
+                with archive.open(member) as file:
+                    arrays[member.filename.removesuffix(".npy")] = np.lib.format.read_array(file, allow_pickle=False)
+    except FormatError:
+        raise
+    except (OSError, ValueError, EOFError, RuntimeError, OverflowError, zipfile.BadZipFile) as error:
+        raise FormatError(f"cannot read {path} as an .npz archive: {error}") from None
+    return arrays
+
+
+def _two_dimensional(path, arrays):
+    found = {n: W for n, W in arrays.items() if W.ndim == 2 and W.dtype.kind == "f"}
+    if not found:
+        came = ", ".join(f"{n} ({W.dtype}, shape {W.shape})" for n, W in list(arrays.items())[:8])
+        raise InputError(f"{path} holds no matrix of floating-point numbers; found {came or 'nothing'}")
+    return found
+
+
+def _plain(name):
+    return name.removeprefix("bert.")
+
+
+def _few(names):
+    return ", ".join(list(names)[:4]) + (", ..." if len(names) > 4 else "")
+
+
+def read_weights(path):
+    if path.is_dir():
+        path = path / "model.safetensors"
+    return read_safetensors(path)[0]

@@ -1,0 +1,171 @@
+import json
+import zipfile
+
+import numpy as np
+import pytest
+
+from lorabook import InputError, io, low_rank
+from lorabook.matrices import matrices_of, update_between
+from lorabook.spectra import find_layers, most_compressible, spectrum
+from lorabook.tables import read_csv
+
+
+def test_the_rows_are_the_closed_form_errors_and_the_summary_their_ranks(rng):
+    W, X = rng.standard_normal((8, 6)), rng.standard_normal((30, 6)) * np.geomspace(1, 0.01, 6)
+    rows, summary = spectrum("W", W.astype("f4"), X)
+    truncation, R = low_rank.truncate(W), low_rank.activation_factor([X])
+    plain, aware = low_rank.output_errors(W, R), low_rank.truncate_for_inputs(W, R).errors
+    assert [row["r"] for row in rows] == list(range(7)) and rows[0]["singular_value"] is None
+    for r, row in enumerate(rows):
+        assert row["weight_error"] == pytest.approx(truncation.errors[r] / np.linalg.norm(W), abs=1e-6)
+        assert row["svd_output_error"] == pytest.approx(plain[r] / plain[0], abs=1e-6)
+        assert row["activation_svd_output_error"] == pytest.approx(aware[r] / plain[0], abs=1e-6)
+    assert (summary["shape"], summary["rank_99"]) == ([8, 6], low_rank.energy_rank(low_rank.svd(W)[1], 0.99))
+    assert summary["half"] is rows[3]
+
+
+def test_a_matrix_of_zeros_has_a_spectrum_of_zeros():
+    rows, summary = spectrum("W", np.zeros((4, 3)), np.ones((5, 3)))
+    assert {row["weight_error"] for row in rows} == {row["activation_svd_output_error"] for row in rows} == {0.0}
+    assert (summary["stable_rank"], summary["rank_90"]) == (0.0, 0)
+
+
+@pytest.mark.parametrize("scale", [1e-165, 1e155])
+def test_the_units_of_a_matrix_do_not_matter(rng, scale):
+    W = rng.standard_normal((5, 4))
+    (rows, summary), (scaled, same) = spectrum("W", W), spectrum("W", scale * W)
+    assert same["stable_rank"] == pytest.approx(summary["stable_rank"])
+    np.testing.assert_allclose(
+        [row["weight_error"] for row in scaled], [row["weight_error"] for row in rows], atol=1e-9
+    )
+
+
+def test_tables_and_zeros_are_not_what_a_picture_shows_first(rng):
+    matrices = {
+        "embeddings.position_embeddings.weight": np.outer(np.ones(9), np.ones(9)),
+        "layer.0.query.weight": rng.standard_normal((9, 9)),
+        "layer.1.query.weight": np.diag([9.0, 9, 9, 1, 1, 1, 1, 1, 1]),
+        "layer.2.query.weight": np.zeros((9, 9)),
+    }
+    assert most_compressible([spectrum(name, W)[1] for name, W in matrices.items()]) == "layer.1.query.weight"
+
+
+def test_a_layer_is_found_by_any_end_of_its_printed_name():
+    names = ["encoder.layer.0.self.query.weight", "encoder.layer.10.self.query.weight", "fc.weight"]
+    for wanted in (names[0], "layer.0.self.query.weight", "layer.0.self.query", "encoder.layer.0.self.query"):
+        assert find_layers(names, wanted) == names[:1]
+    assert find_layers(names, "query") == names[:2]
+    with pytest.raises(InputError, match="no matrix is called '0.self'; expected one of encoder.layer.0"):
+        find_layers(names, "0.self")
+    with pytest.raises(InputError, match="no matrix is called 'uery'"):
+        find_layers(names, "uery")
+
+
+@pytest.fixture
+def W(rng):
+    return rng.standard_normal((6, 4))
+
+
+def test_a_matrix_from_every_kind_of_file(tmp_path, W):
+    np.save(tmp_path / "m.npy", W)
+    np.savez(tmp_path / "m.npz", W=W, ids=np.arange(3), half=W.astype("f2"))
+    np.savez_compressed(tmp_path / "c.npz", W=W)
+    np.savetxt(tmp_path / "m.csv", W, delimiter=",")
+    np.savetxt(tmp_path / "h.CSV", W, delimiter=",", header="a,b,c,d", comments="")
+    np.savetxt(tmp_path / "m.tsv", W, delimiter="\t")
+    io.write_safetensors(tmp_path / "m.safetensors", {"W": W, "bias": W[0]})
+    for name, found in {
+        "m.npy": "m",
+        "m.npz": "W",
+        "c.npz": "W",
+        "m.csv": "m",
+        "h.CSV": "h",
+        "m.tsv": "m",
+        "m.safetensors": "W",
+    }.items():
+        matrices, inputs = matrices_of(tmp_path / name)
+        np.testing.assert_array_equal(matrices[found], W)
+        assert not inputs
+    assert set(matrices_of(tmp_path / "m.npz")[0]) == {"W", "half"}
+
+
+BAD = {
+    "nothing.npy": (None, "nothing.npy is neither a file nor a folder"),
+    "m.txt": (b"1 2", "expected mlp-digits, minilm"),
+    "ragged.csv": (b"1,2\n3\n", "ragged.csv, line 2: 1 cells; the rows above have 2"),
+    "text.csv": (b"a,b\n1,2\n3,x\n", "text.csv, line 3: expected a number such as 0.5; got 'x'"),
+    "inf.csv": (b"1,2\n3,nan\n", "inf.csv, line 2: expected a number such as 0.5; got 'nan'"),
+    "empty.csv": (b"", "empty.csv holds no rows of numbers"),
+    "header.csv": (b"a,b\n", "header.csv holds no rows of numbers"),
+    "semicolons.csv": (b"1;2\n3;4\n", "semicolons.csv, line 2: expected a number such as 0.5; got '3;4'"),
+    "m.npz": (b"PK\x03\x04 nothing", "cannot read"),
+    "m.npy": (b"\x93NUMPY\x01\x00", "cannot read"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_no_matrix_is_refused_in_one_line(run, tmp_path, name):
+    content, message = BAD[name]
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    code, out, err = run("spectrum", tmp_path / name, "--out", tmp_path / "out")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err and name in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_archive_that_promises_more_than_it_holds_or_holds_objects_is_refused(run, tmp_path):
+    np.savez(tmp_path / "m.npz", W=np.zeros((2, 2)))
+    with zipfile.ZipFile(tmp_path / "m.npz") as archive:
+        data = archive.read("W.npy")
+    with zipfile.ZipFile(tmp_path / "big.npz", "w") as archive:
+        archive.writestr("W.npy", data.replace(b"(2, 2), }      ", b"(65536, 65536)}"))
+    np.savez(tmp_path / "objects.npz", W=np.array([[{}]], dtype=object))
+    for name in ("big.npz", "objects.npz"):
+        code, _, err = run("spectrum", tmp_path / name, "--out", tmp_path / "out")
+        assert code == 2 and "W.npy does not hold" in err and name in err
+
+
+def test_the_difference_of_two_checkpoints(run, tmp_path, rng, W):
+    delta = np.outer(rng.standard_normal(6), rng.standard_normal(4))
+    io.write_safetensors(tmp_path / "base.safetensors", {"fc.weight": W, "same.weight": W, "old.weight": W})
+    io.write_safetensors(tmp_path / "tuned.safetensors", {"bert.fc.weight": W + delta, "bert.same.weight": W})
+    update, notes = update_between(tmp_path / "base.safetensors", tmp_path / "tuned.safetensors")
+    np.testing.assert_allclose(update["fc.weight"], delta, atol=1e-12)
+    assert list(update) == ["fc.weight", "same.weight"] and "old.weight" in notes[0]
+
+    paths = tmp_path / "base.safetensors", tmp_path / "tuned.safetensors"
+    code, out, _ = run("spectrum", *paths, "--out", tmp_path / "out", "--json")
+    result = json.loads(out)
+    assert code == 0 and result["shown"] == "fc.weight"
+    assert [layer["rank_99"] for layer in result["layers"]] == [1, 0]
+    code, out, _ = run("spectrum", *paths, "--out", tmp_path / "out")
+    assert "zero everywhere: same.weight." in " ".join(out.split())
+
+    io.write_safetensors(tmp_path / "other.safetensors", {"fc.weight": W[:3]})
+    code, _, err = run("spectrum", paths[0], tmp_path / "other.safetensors", "--out", tmp_path / "out")
+    assert code == 2 and "fc.weight is (6, 4)" in err and "(3, 4)" in err
+
+
+def test_an_adapter_folder_shows_its_updates(run, tmp_path, rng):
+    from lorabook import LoRAConfig, inject
+    from lorabook.adapter_io import save_adapter
+    from lorabook.models import MLP
+
+    model, config = MLP((6, 8, 7), rng=rng), LoRAConfig(2, 6, ["fc1", "fc2"], use_rslora=True, alpha_pattern={"fc2": 3})
+    inject(model, config)
+    layers = {}
+    for name, layer in dict(model.named_layers()).items():
+        if hasattr(layer, "delta_weight"):
+            layer.params["lora_B"][...] = rng.standard_normal(layer.params["lora_B"].shape)
+            layers[name] = layer.delta_weight()
+    (tmp_path / "adapter").mkdir()
+    save_adapter(tmp_path / "adapter", model, config)
+    found, _ = matrices_of(tmp_path / "adapter")
+    assert list(found) == list(layers) == ["fc1", "fc2"]
+    for name, delta in layers.items():
+        np.testing.assert_allclose(found[name], delta, rtol=1e-6)
+    code, out, _ = run("spectrum", tmp_path / "adapter", "--layer", "fc2", "--out", tmp_path / "out", "--json")
+    assert code == 0 and [layer["rank_99"] for layer in json.loads(out)["layers"]] == [2]
+    rows = read_csv(tmp_path / "out" / "spectrum.csv")
+    assert {row["layer"] for row in rows} == {"fc1", "fc2"}  # every matrix is drawn, one is listed
