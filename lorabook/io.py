@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import json
 import os
+import re
+import secrets
 import tempfile
 from pathlib import Path
 
@@ -17,11 +19,21 @@ from .errors import FormatError, InputError
 
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
-TEMPORARY = ".lorabook-"
+TEMPORARY = re.compile(r"\.lorabook-[0-9a-f]{16}\.tmp")  # of write_atomic, and of nobody else
+
+
+def temporary_name():
+    """A file name that no other call, run or user chooses."""
+    return f".lorabook-{secrets.token_hex(8)}.tmp"
+
+
+def temporaries(folder):
+    """What was being written in a folder: now, or when a run was killed."""
+    return [path for path in Path(folder).iterdir() if TEMPORARY.fullmatch(path.name)]
 
 
 def prepare_folder(path):
-    """Create the output folder, check that it can be written to, and sweep out what a killed run left there."""
+    """Create the output folder, with its parents, and check that it can be written to."""
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -31,42 +43,46 @@ def prepare_folder(path):
         raise InputError(
             f"cannot write to the output folder {path}: {error.strerror}. Choose another one with --out"
         ) from None
-    for leftover in path.glob(f"{TEMPORARY}*"):
-        leftover.unlink(missing_ok=True)
     return path
+
+
+def sweep_temporaries(folder):
+    """Remove what killed runs left half-written. Only for the one who holds the folder's lock."""
+    for leftover in temporaries(folder):
+        with contextlib.suppress(OSError):
+            leftover.unlink()
 
 
 def write_atomic(path, data):
     """Write bytes or text so that `path` holds either what it held before or all of `data`, whatever happens between.
 
     Temporary file in the same folder, fsync, rename, fsync of the folder: safe against kill -9 and against power loss.
+    Raises OSError with the name of `path`.
     """
     path = Path(path)
     data = data.encode() if isinstance(data, str) else data
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
+    temporary = path.parent / temporary_name()
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
+        if os.name == "posix":  # a folder cannot be opened on Windows; there the rename itself is journalled
+            _sync_folder(path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    finally:
+        with contextlib.suppress(OSError):  # after the rename there is none
             os.unlink(temporary)
-        raise
-    if os.name == "posix":  # a folder cannot be opened on Windows; there the rename itself is journalled
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _sync_folder(path):
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 # ---- safetensors -----------------------------------------------------------------------------------------------------

@@ -1,11 +1,13 @@
 """`lorabook spectrum`: how compressible each weight matrix of a model is, at every rank."""
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import InputError
-from ..io import prepare_folder, read_safetensors
+from ..io import read_safetensors
+from ..locks import output_folder
 from ..low_rank import (
     activation_factor,
     break_even_rank,
@@ -49,7 +51,11 @@ def run(args):
         if not inputs:
             shapes = ", ".join(f"{n} {W.shape}" for n, W in matrices.items())
             raise InputError(f"{args.activations} has shape {X.shape}; expected (N, d_in) for one of {shapes}")
-    out = prepare_folder(args.out) if args.out else None
+    with output_folder(args.out) if args.out else contextlib.nullcontext() as out:
+        return _spectra(args, matrices, inputs, out)
+
+
+def _spectra(args, matrices, inputs, out):
     summaries, curves = [], {}
     for name, W in matrices.items():
         check_matrix(W, name)
