@@ -62,51 +62,10 @@ def test_arbitrary_bytes_are_refused(tmp_path_factory, data):
         io.read_checkpoint(path)
 
 
-@pytest.mark.parametrize(
-    "header",
-    [
-        {"w": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 16]}},
-        {"w": {"dtype": "F32", "shape": [2**31], "data_offsets": [0, 2**33]}},
-        {"w": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 16]}},
-        {"w": {"dtype": "F32", "shape": [4], "data_offsets": [8, 24]}},
-        {"w": {"dtype": "F99", "shape": [4], "data_offsets": [0, 16]}},
-        {name: {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]} for name in "vw"},
-        {"w": {"dtype": "F32", "shape": 4, "data_offsets": [0, 16]}},
-        [],
-    ],
-)
-def test_a_header_that_lies_is_refused_before_memory_is_taken(tmp_path, header):
-    path, text = tmp_path / "x.safetensors", json.dumps(header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(16))
-    with pytest.raises(FormatError, match="x.safetensors"):
-        io.read_safetensors(path)
-
-
-def test_deeply_nested_header_is_refused(tmp_path):
-    path, text = tmp_path / "x.safetensors", b'{"a":' * 50_000
-    path.write_bytes(len(text).to_bytes(8, "little") + text)
-    with pytest.raises(FormatError):
-        io.read_safetensors(path)
-
-
-def test_bfloat16_is_read_exactly(tmp_path):
-    values = np.array([1.0, -2.5, 3.140625], np.float32)
-    bits = (values.view(np.uint32) >> 16).astype(np.uint16)
-    header = json.dumps({"w": {"dtype": "BF16", "shape": [3], "data_offsets": [0, 6]}}).encode()
-    path = tmp_path / "x.safetensors"
-    path.write_bytes(len(header).to_bytes(8, "little") + header + bits.tobytes())
-    np.testing.assert_array_equal(io.read_safetensors(path)[0]["w"], values)
-
-
 def test_a_plain_safetensors_file_is_no_checkpoint(tmp_path):
     io.write_safetensors(tmp_path / "x.safetensors", ARRAYS)
     with pytest.raises(FormatError, match="no lorabook checkpoint"):
         io.read_checkpoint(tmp_path / "x.safetensors")
-
-
-def test_missing_file_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"nothing\.safetensors.*No such file"):
-        io.read_safetensors(tmp_path / "nothing.safetensors")
 
 
 # ---- atomic writing --------------------------------------------------------------------------------------------------
