@@ -4,24 +4,36 @@ import contextlib
 import hashlib
 import json
 import os
+import re
+import secrets
 import tempfile
 from pathlib import Path
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 from .backend import to_numpy
 from .configs import parse_json, short
 from .errors import FormatError, InputError
+from .tensors import read_safetensors
 
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
-TEMPORARY = ".lorabook-"
+TEMPORARY = re.compile(r"\.lorabook-[0-9a-f]{16}\.tmp")  # of write_atomic, and of nobody else
+
+
+def temporary_name():
+    """A file name that no other call, run or user chooses."""
+    return f".lorabook-{secrets.token_hex(8)}.tmp"
+
+
+def temporaries(folder):
+    """What was being written in a folder: now, or when a run was killed."""
+    return [path for path in Path(folder).iterdir() if TEMPORARY.fullmatch(path.name)]
 
 
 def prepare_folder(path):
-    """Create the output folder, check that it can be written to, and sweep out what a killed run left there."""
+    """Create the output folder, with its parents, and check that it can be written to."""
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -31,96 +43,55 @@ def prepare_folder(path):
         raise InputError(
             f"cannot write to the output folder {path}: {error.strerror}. Choose another one with --out"
         ) from None
-    for leftover in path.glob(f"{TEMPORARY}*"):
-        leftover.unlink(missing_ok=True)
     return path
+
+
+def sweep_temporaries(folder):
+    """Remove what killed runs left half-written. Only for the one who holds the folder's lock."""
+    for leftover in temporaries(folder):
+        with contextlib.suppress(OSError):
+            leftover.unlink()
 
 
 def write_atomic(path, data):
     """Write bytes or text so that `path` holds either what it held before or all of `data`, whatever happens between.
 
     Temporary file in the same folder, fsync, rename, fsync of the folder: safe against kill -9 and against power loss.
+    Raises OSError with the name of `path`.
     """
     path = Path(path)
     data = data.encode() if isinstance(data, str) else data
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
+    temporary = path.parent / temporary_name()
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
+        if os.name == "posix":  # a folder cannot be opened on Windows; there the rename itself is journalled
+            _sync_folder(path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    finally:
+        with contextlib.suppress(OSError):  # after the rename there is none
             os.unlink(temporary)
-        raise
-    if os.name == "posix":  # a folder cannot be opened on Windows; there the rename itself is journalled
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _sync_folder(path):
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 # ---- safetensors -----------------------------------------------------------------------------------------------------
-
-DTYPES = {
-    "F64": "<f8",
-    "F32": "<f4",
-    "F16": "<f2",
-    "I64": "<i8",
-    "I32": "<i4",
-    "I16": "<i2",
-    "I8": "i1",
-    "U8": "u1",
-    "BOOL": "?",
-}
-
-
-def read_safetensors(path):
-    """({name: NumPy array}, metadata) of a safetensors file. bfloat16 becomes float32, which holds it exactly.
-
-    Raises FormatError unless the header, every shape and every offset fit the bytes that the file really has.
-    """
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    try:
-        entries = safetensors.deserialize(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    except (safetensors.SafetensorError, ValueError, RecursionError) as error:
-        raise FormatError(
-            f"{path} is not a valid safetensors file ({error}); it may be truncated or damaged. Fetch or write it again"
-        ) from None
-    return {name: _array(path, name, entry) for name, entry in sorted(entries, key=lambda e: e[0])}, header.get(
-        "__metadata__", {}
-    )
-
-
-def _array(path, name, entry):
-    if entry["dtype"] == "BF16":
-        bits = np.frombuffer(entry["data"], "<u2").astype(np.uint32) << 16
-        return bits.view(np.float32).reshape(entry["shape"])
-    if entry["dtype"] not in DTYPES:
-        raise FormatError(
-            f"{path}: tensor {name} has dtype {entry['dtype']}; expected one of {', '.join([*DTYPES, 'BF16'])}"
-        )
-    return np.frombuffer(entry["data"], DTYPES[entry["dtype"]]).reshape(entry["shape"])
 
 
 def write_safetensors(path, arrays, metadata=None):
     """Write {name: array} of any backend, atomically."""
     write_atomic(
-        path, safetensors.numpy.save({n: np.ascontiguousarray(to_numpy(a)) for n, a in arrays.items()}, metadata)
+        path, safetensors.numpy.save({n: np.asarray(to_numpy(a), order="C") for n, a in arrays.items()}, metadata)
     )
 
 
@@ -145,7 +116,7 @@ def write_checkpoint(path, arrays, state):
 
 def read_checkpoint(path):
     """(arrays, state) of `write_checkpoint`. Raises FormatError if a single bit differs from what was written."""
-    arrays, metadata = read_safetensors(path)
+    arrays, metadata = read_safetensors(path, finite=False)  # what training keeps may be any number
     if list(metadata) != ["lorabook"]:
         raise FormatError(
             f"{path} is no lorabook checkpoint: expected lorabook in its metadata, got {sorted(metadata)}"

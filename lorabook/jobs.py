@@ -15,7 +15,8 @@ from .layers import Layer
 from .models.bert import BertForSequenceClassification, label_names
 from .parallel import team, tokens
 from .pretrain import pretrained_mlp
-from .text import TextBatches, load_tokenizer, movie_reviews, text_file
+from .text import TextBatches, movie_reviews, text_file
+from .tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,13 @@
 """Rows in, Figure out: never shows, never saves. Bands span the seeds, lines are medians, labels stand at the lines."""
 
+import io
 from functools import wraps
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
 
+from .io import write_atomic
 from .tables import median_by
 
 STYLE = Path(__file__).with_name("lorabook.mplstyle")
@@ -28,9 +30,13 @@ def styled(plot):
 
 
 def save(figure, path):
-    """Write a figure so that the same numbers give the same bytes (SVG, or PNG at 150 dots an inch)."""
+    """Write a figure so that the same numbers give the same bytes (SVG, or PNG at 150 dots an inch), atomically."""
     with plt.style.context(STYLE):
-        figure.savefig(path, dpi=150, metadata={"Date": None} if str(path).endswith(".svg") else {"Software": None})
+        kind = "svg" if str(path).endswith(".svg") else "png"
+        metadata = {"Date": None} if kind == "svg" else {"Software": None}
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=kind, dpi=150, metadata=metadata)
+    write_atomic(path, drawn.getvalue())
 
 
 def _curve(axes, rows, method, value, label=None, scale=1.0, color=None):

@@ -20,6 +20,7 @@ from .errors import InputError
 from .hub import locate
 from .io import prepare_folder, write_atomic, write_safetensors
 from .jobs import evaluate, make_job
+from .locks import output_folder
 from .optim import AdamW
 from .train import train
 
@@ -127,7 +128,8 @@ def run(setting, folder=FOLDER, task=None, workers=None):
     """
     if row := _result(setting, folder):
         return row
-    return _train(setting, folder, task or Task(), workers)
+    with output_folder(Path(folder) / setting.name) as out:
+        return _result(setting, folder) or _train(setting, out, task or Task(), workers)
 
 
 def _result(setting, folder):
@@ -141,8 +143,7 @@ def _result(setting, folder):
     return row
 
 
-def _train(setting, folder, task, workers):
-    out = prepare_folder(Path(folder) / setting.name)
+def _train(setting, out, task, workers):
     job = task.job(setting.seed)
     model, config, before = job.model, None, {}
     if setting.method == "lora":

@@ -14,6 +14,7 @@ from .errors import FormatError, InputError
 from .io import fingerprint
 from .labels import alike, in_order, named_labels
 from .tables import read_table
+from .tokenizer import encode
 
 TEST_SHARE = 1 / 4
 FEW = 8  # rows of a class, below which it is mentioned
@@ -141,22 +142,6 @@ def text_file(path, encoding="utf-8", split=True, names=None):
     return TextTask.split(path.name, texts, labels) if split else TextTask.whole(path.name, texts, labels, names)
 
 
-def load_tokenizer(path, max_length=128):
-    """The tokenizer of a Hugging Face folder, cutting texts after `max_length` tokens (library `tokenizers`)."""
-    from tokenizers import Tokenizer
-
-    path = Path(path) / "tokenizer.json"
-    if not path.is_file():
-        raise InputError(f"no tokenizer.json in {path.parent}; expected a Hugging Face folder with a fast tokenizer")
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises plain Exception for a malformed file
-        raise FormatError(f"{path} is not a tokenizer: {error}") from None
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(max_length)
-    return tokenizer
-
-
 def _tokens(encoding):
     """Those of the text itself, not [CLS] and the like."""
     return len(encoding) - sum(encoding.special_tokens_mask)
@@ -173,7 +158,7 @@ class TextBatches:
         """rows: [(text, label)]."""
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or not 1 <= batch_size <= len(rows):
             raise InputError(f"batch_size must be an integer from 1 to the {len(rows)} texts; got {batch_size!r}")
-        encodings = tokenizer.encode_batch([text for text, _ in rows])
+        encodings = encode(tokenizer, [text for text, _ in rows])
         self.ids = [np.array(e.ids, np.int64) for e in encodings]
         self.lengths = np.array([[_tokens(e), sum(map(_tokens, e.overflowing))] for e in encodings])  # kept, cut off
         self.max_length = (tokenizer.truncation or {}).get("max_length")

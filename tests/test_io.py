@@ -62,51 +62,10 @@ def test_arbitrary_bytes_are_refused(tmp_path_factory, data):
         io.read_checkpoint(path)
 
 
-@pytest.mark.parametrize(
-    "header",
-    [
-        {"w": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 16]}},
-        {"w": {"dtype": "F32", "shape": [2**31], "data_offsets": [0, 2**33]}},
-        {"w": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 16]}},
-        {"w": {"dtype": "F32", "shape": [4], "data_offsets": [8, 24]}},
-        {"w": {"dtype": "F99", "shape": [4], "data_offsets": [0, 16]}},
-        {name: {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]} for name in "vw"},
-        {"w": {"dtype": "F32", "shape": 4, "data_offsets": [0, 16]}},
-        [],
-    ],
-)
-def test_a_header_that_lies_is_refused_before_memory_is_taken(tmp_path, header):
-    path, text = tmp_path / "x.safetensors", json.dumps(header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(16))
-    with pytest.raises(FormatError, match="x.safetensors"):
-        io.read_safetensors(path)
-
-
-def test_deeply_nested_header_is_refused(tmp_path):
-    path, text = tmp_path / "x.safetensors", b'{"a":' * 50_000
-    path.write_bytes(len(text).to_bytes(8, "little") + text)
-    with pytest.raises(FormatError):
-        io.read_safetensors(path)
-
-
-def test_bfloat16_is_read_exactly(tmp_path):
-    values = np.array([1.0, -2.5, 3.140625], np.float32)
-    bits = (values.view(np.uint32) >> 16).astype(np.uint16)
-    header = json.dumps({"w": {"dtype": "BF16", "shape": [3], "data_offsets": [0, 6]}}).encode()
-    path = tmp_path / "x.safetensors"
-    path.write_bytes(len(header).to_bytes(8, "little") + header + bits.tobytes())
-    np.testing.assert_array_equal(io.read_safetensors(path)[0]["w"], values)
-
-
 def test_a_plain_safetensors_file_is_no_checkpoint(tmp_path):
     io.write_safetensors(tmp_path / "x.safetensors", ARRAYS)
     with pytest.raises(FormatError, match="no lorabook checkpoint"):
         io.read_checkpoint(tmp_path / "x.safetensors")
-
-
-def test_missing_file_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"nothing\.safetensors.*No such file"):
-        io.read_safetensors(tmp_path / "nothing.safetensors")
 
 
 # ---- atomic writing --------------------------------------------------------------------------------------------------
@@ -127,7 +86,7 @@ def test_order_is_write_sync_rename_sync_folder(tmp_path, monkeypatch):
     assert calls == ["fsync", "replace", "fsync folder"]
 
 
-@pytest.mark.parametrize("failing", ["fsync", "chmod", "replace"])
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
 def test_a_failure_at_any_point_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, failing):
     (tmp_path / "x").write_bytes(b"old")
 
@@ -135,17 +94,23 @@ def test_a_failure_at_any_point_leaves_the_old_file_and_nothing_else(tmp_path, m
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, failing, fails)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left on device: '.*/x'"):
         io.write_atomic(tmp_path / "x", b"new")
+    monkeypatch.undo()
     assert (tmp_path / "x").read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["x"]
 
 
-def test_output_folder_is_checked_and_swept(tmp_path):
-    (tmp_path / f"{io.TEMPORARY}leftover").write_bytes(b"half")
-    (tmp_path / "kept").write_bytes(b"kept")
-    assert io.prepare_folder(tmp_path) == tmp_path
-    assert os.listdir(tmp_path) == ["kept"]
+@pytest.mark.skipif(os.name != "posix", reason="files have no such modes here")
+def test_a_new_file_has_the_mode_that_the_user_gives_files(tmp_path):
+    (tmp_path / "plain").write_bytes(b"")
+    io.write_atomic(tmp_path / "x", b"new")
+    assert (tmp_path / "x").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_an_output_folder_is_created_with_its_parents(tmp_path):
+    assert io.prepare_folder(tmp_path / "a" / "b" / "c") == tmp_path / "a" / "b" / "c"
+    assert os.listdir(tmp_path / "a" / "b") == ["c"] and os.listdir(tmp_path / "a" / "b" / "c") == []
 
 
 def test_output_folder_that_is_a_file_is_refused(tmp_path):

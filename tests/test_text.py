@@ -7,7 +7,8 @@ import pytest
 from checks import WORDS, write_tokenizer
 
 from lorabook import FormatError, InputError
-from lorabook.text import PADDING, TextBatches, TextTask, load_tokenizer, movie_reviews, text_file
+from lorabook.text import PADDING, TextBatches, TextTask, movie_reviews, text_file
+from lorabook.tokenizer import load_tokenizer
 
 ROWS = [(f"text, number {i} \u00e9", "no yes".split()[i % 2]) for i in range(8)]
 
@@ -180,24 +181,6 @@ def test_labels_are_numbered_in_sorted_order():
 def test_a_split_without_training_or_test_rows(train):
     with pytest.raises(InputError, match=f"4 texts cannot be split into {train} for training"):
         TextTask.split("x", list("abcd"), [0, 1, 0, 1], train=train)
-
-
-# ---- the tokenizer ---------------------------------------------------------------------------------------------------
-
-
-def test_tokenizer_cuts_long_texts(tmp_path):
-    write_tokenizer(tmp_path / "tokenizer.json")
-    ids = load_tokenizer(tmp_path, 5).encode("the plot, a fine film").ids
-    assert [WORDS[i] for i in ids] == ["[CLS]", "the", "plot", "[UNK]", "[SEP]"]
-    assert load_tokenizer(tmp_path, 4).encode_batch(["film", "a film"])[0].ids == [2, 8, 3]  # no padding
-
-
-@pytest.mark.parametrize("content", [None, "", "{}", "[]", '{"model": 3}', "\x00"])
-def test_a_folder_without_a_usable_tokenizer(tmp_path, content):
-    if content is not None:
-        (tmp_path / "tokenizer.json").write_text(content)
-    with pytest.raises(InputError, match="tokenizer"):
-        load_tokenizer(tmp_path)
 
 
 # ---- batches ---------------------------------------------------------------------------------------------------------

@@ -1,11 +1,12 @@
 """`lorabook bench`: time and peak memory, side by side in one run."""
 
+import contextlib
 import textwrap
 from pathlib import Path
 
 from ..backend import get_xp
 from ..errors import InputError
-from ..io import prepare_folder
+from ..locks import output_folder
 from ..tables import format_table, write_csv
 from .arguments import jobs_or_all
 
@@ -56,14 +57,13 @@ def add_arguments(parser):
 def run(args):
     """Measure, print, and write the CSV if asked."""
     options = _options(args)
-    if args.out:
-        if Path(args.out).suffix != ".csv":
-            raise InputError(f"--out must be a file whose name ends in .csv; got {args.out}")
-        prepare_folder(Path(args.out).parent)
-    result, rows, text = {"gemm": _gemm, "sweep": _sweep}.get(args.what, _step)(args, options)
-    if args.out:
-        write_csv(args.out, rows, args.command_line)
-        text += f"\n\nwrote {args.out}"
+    if args.out and Path(args.out).suffix != ".csv":
+        raise InputError(f"--out must be a file whose name ends in .csv; got {args.out}")
+    with output_folder(Path(args.out).parent) if args.out else contextlib.nullcontext():
+        result, rows, text = {"gemm": _gemm, "sweep": _sweep}.get(args.what, _step)(args, options)
+        if args.out:
+            write_csv(args.out, rows, args.command_line)
+            text += f"\n\nwrote {args.out}"
     return result, text
 
 

@@ -23,7 +23,7 @@ def run(args):
     """Check every name first, then rebuild one after another."""
     from .. import figures
     from ..errors import InputError
-    from ..io import prepare_folder
+    from ..locks import output_folder
 
     names = args.names or list(figures.FIGURES)
     if unknown := [name for name in names if name not in figures.FIGURES]:
@@ -31,8 +31,7 @@ def run(args):
     if args.scheduler and (here := [name for name in names if name.startswith(("reviews_", "step_"))]):
         raise InputError(f"{here[0]} is made on this machine, not on a cluster: name other figures, or no --scheduler")
     args.after_interrupt = lambda: f"; the same command goes on with the finished runs in {args.runs}"
-    with where_jobs_run(args):
-        prepare_folder(Path(args.out) / "data")
+    with where_jobs_run(args), output_folder(args.out), output_folder(Path(args.out) / "data"):
         if args.redraw:
             paths = [str(figures.redraw(name, args.out)) for name in names]
         else:

@@ -1,7 +1,8 @@
 """`lorabook merge`: a plain checkpoint with W + scaling * B @ A in the place of W."""
 
 from ..errors import InputError
-from ..io import prepare_folder, read_safetensors
+from ..io import read_safetensors
+from ..locks import output_folder
 
 HELP = "write a plain Hugging Face checkpoint with the adapter merged into the weights"
 EXAMPLE = "lorabook merge minilm --adapter runs/reviews --out runs/merged"
@@ -27,12 +28,12 @@ def run(args):
     labels = labels_of(args.adapter) or _labels(args.adapter, folder)
     model = BertForSequenceClassification.from_pretrained(folder, labels=len(labels))
     config = load_adapter(args.adapter, model)
-    out = prepare_folder(args.out)
-    if (out / "model.safetensors").exists():
-        raise InputError(f"{out} holds a model.safetensors already; choose another --out")
-    merge(model)
-    unload(model)
-    save_pretrained(out, model, folder, labels)
+    with output_folder(args.out) as out:
+        if (out / "model.safetensors").exists():
+            raise InputError(f"{out} holds a model.safetensors already; choose another --out")
+        merge(model)
+        unload(model)
+        save_pretrained(out, model, folder, labels)
     text = f"merged r = {config.r} into {args.model}; wrote {out}: model.safetensors, config.json, tokenizer.json"
     return {"out": str(out), "r": config.r, "labels": labels}, text
 

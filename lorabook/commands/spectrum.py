@@ -6,7 +6,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..io import prepare_folder
+from ..locks import output_folder
 from ..tables import format_table, write_csv
 
 HELP = "how compressible matrices are: singular values, and the error of every rank, as table, CSV and picture"
@@ -43,9 +43,8 @@ def add_arguments(parser):
 
 def run(args):
     """Decompose every matrix; write the curves and their picture."""
-    from .. import plotting
     from ..matrices import matrices_of, read_matrix, update_between
-    from ..spectra import find_layers, most_compressible, spectrum
+    from ..spectra import find_layers
 
     if args.tuned:
         (matrices, notes), inputs = update_between(args.model, args.tuned), {}
@@ -58,7 +57,14 @@ def run(args):
         if not inputs:
             shapes = ", ".join(f"{n} {W.shape}" for n, W in list(matrices.items())[:8])
             raise InputError(f"{args.activations} has shape {X.shape}; expected (N, d_in) for one of {shapes}")
-    out = prepare_folder(args.out or f"runs/spectrum-{Path(args.tuned or args.model).resolve().stem}")
+    with output_folder(args.out or f"runs/spectrum-{Path(args.tuned or args.model).resolve().stem}") as out:
+        return _spectra(args, matrices, inputs, asked, notes, out)
+
+
+def _spectra(args, matrices, inputs, asked, notes, out):
+    from .. import plotting
+    from ..spectra import most_compressible, spectrum
+
     curves, summaries = {}, {}
     for name, W in tqdm(matrices.items(), delay=2, disable=None, unit="matrix", leave=False):
         curves[name], summaries[name] = spectrum(name, W, inputs.get(name))

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..backend import get_xp
 from ..data import SHIFTS
 from ..errors import InputError
-from ..io import prepare_folder
+from ..locks import output_folder
 from ..tables import format_table, median_by, write_csv
 from .arguments import add_jobs, where_jobs_run
 
@@ -63,15 +63,15 @@ def run(args):
     with where_jobs_run(args):
         setting, title = setting_for(args.data, args.seed, **options)
         setting.check(args.ranks, seeds)
-        out = prepare_folder(args.out or f"runs/sweep-{Path(args.data).stem}")
-        if (out / "adapter_config.json").exists():
-            raise InputError(f"{out} holds an adapter; choose another --out")
-        if args.tune:
-            setting, tried = tune(setting, args.ranks, seeds[:3], jobs, progress=True)
-            write_csv(out / "learning_rates.csv", tried, args.command_line)
-        rows = rank_sweep(setting, args.ranks, seeds, jobs, progress=True)
-    write_csv(out / "rank_vs_error.csv", rows, args.command_line)
-    plotting.save(plotting.rank_vs_error(rows, title), out / "rank_vs_error.svg")
+        with output_folder(args.out or f"runs/sweep-{Path(args.data).stem}") as out:
+            if (out / "adapter_config.json").exists():
+                raise InputError(f"{out} holds an adapter; choose another --out")
+            if args.tune:
+                setting, tried = tune(setting, args.ranks, seeds[:3], jobs, progress=True)
+                write_csv(out / "learning_rates.csv", tried, args.command_line)
+            rows = rank_sweep(setting, args.ranks, seeds, jobs, progress=True)
+            write_csv(out / "rank_vs_error.csv", rows, args.command_line)
+            plotting.save(plotting.rank_vs_error(rows, title), out / "rank_vs_error.svg")
     names = ("rank_vs_error.csv", "rank_vs_error.svg", *(("learning_rates.csv",) if args.tune else ()))
     files = [str(out / name) for name in names]
     wrote = "\n".join(("wrote " if file == files[0] else "      ") + file for file in files)

@@ -1,12 +1,14 @@
 """`lorabook train`: fine-tune a model with LoRA; the output folder is a PEFT adapter folder."""
 
+import contextlib
 import functools
 from pathlib import Path
 
 from ..adapters import LoRAConfig, inject, memory_table
 from ..backend import get_xp
 from ..errors import InputError
-from ..io import fingerprint, prepare_folder
+from ..io import fingerprint
+from ..locks import output_folder
 from ..optim import SCHEDULES, AdamW
 from ..tables import format_table, write_csv
 from .arguments import add_model_and_data, add_workers
@@ -66,11 +68,12 @@ def run(args):
         from ..ranks import Ranks as Workers
     else:
         from ..parallel import Workers
-    with Workers(args.workers) as workers:
-        return _run(args, workers)
+    with Workers(args.workers) as workers, contextlib.ExitStack() as held:
+        return _run(args, workers, held)
 
 
-def _run(args, workers):
+def _run(args, workers, held):
+    """held: what ends with the run: the lock on its folder."""
     from ..adapter_io import save_adapter
     from ..jobs import DEFAULTS, evaluate, kind_of, make_job
     from ..train import train
@@ -93,7 +96,7 @@ def _run(args, workers):
     )
     model = job.model.to(xp)
     inject(model, config)
-    out = _folder(args) if workers.first else Path(args.out)
+    out = held.enter_context(_folder(args)) if workers.first else Path(args.out)
     args.after_interrupt = functools.partial(_after_interrupt, out, args.checkpoint_every)
 
     workers.agree(lambda: {"test_rows": fingerprint({f"{i}": a for i, a in enumerate(sum(job.test, ()))})})
@@ -140,15 +143,16 @@ def _run(args, workers):
     return result, text
 
 
+@contextlib.contextmanager
 def _folder(args):
-    """The output folder, if it is free for this run."""
-    out = prepare_folder(args.out)
-    taken = sorted(p.name for p in out.iterdir() if p.suffix in (".safetensors", ".csv"))
-    if taken and not args.resume:
-        raise InputError(f"{out} holds {taken[0]} already; pass --resume to continue that run, or another --out")
-    if taken and "checkpoint.safetensors" not in taken:
-        raise InputError(f"{out} holds {taken[0]} but no checkpoint to resume from; choose another --out")
-    return out
+    """Context of the output folder, if it is free for this run."""
+    with output_folder(args.out) as out:
+        taken = sorted(p.name for p in out.iterdir() if p.suffix in (".safetensors", ".csv"))
+        if taken and not args.resume:
+            raise InputError(f"{out} holds {taken[0]} already; pass --resume to continue that run, or another --out")
+        if taken and "checkpoint.safetensors" not in taken:
+            raise InputError(f"{out} holds {taken[0]} but no checkpoint to resume from; choose another --out")
+        yield out
 
 
 def _after_interrupt(out, every):

@@ -24,7 +24,8 @@ from lorabook.jobs import evaluate
 from lorabook.models.bert import BertForSequenceClassification
 from lorabook.optim import AdamW
 from lorabook.tables import format_table, median_by, read_csv
-from lorabook.text import TextBatches, load_tokenizer, movie_reviews
+from lorabook.text import TextBatches, movie_reviews
+from lorabook.tokenizer import load_tokenizer
 from lorabook.train import train
 
 plt.style.use(plotting.STYLE)

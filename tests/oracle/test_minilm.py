@@ -9,7 +9,8 @@ from lorabook import InputError, LoRAConfig, cli, hub, inject
 from lorabook.adapter_io import load_adapter, save_adapter
 from lorabook.models.bert import BertForSentenceEmbedding, BertForSequenceClassification, BertForTokenClassification
 from lorabook.optim import AdamW
-from lorabook.text import PADDING, TextBatches, load_tokenizer
+from lorabook.text import PADDING, TextBatches
+from lorabook.tokenizer import load_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:transformers")  # PEFT calls what is deprecated there
 
