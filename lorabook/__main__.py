@@ -3,13 +3,17 @@
 import signal
 import sys
 
-from .cli import main
-
 
 def run():
-    """The command, as a process: its exit code. When it is done, ^C has nothing left to interrupt but the farewell."""
-    code = main()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """The command, as a process; returns its exit code. When it is done, ^C has nothing left to stop."""
+    try:
+        from .cli import main
+
+        code = main()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except KeyboardInterrupt:  # before `main` could catch it, or after
+        print("lorabook: interrupted", file=sys.stderr)
+        code = 130
     return code
 
 
