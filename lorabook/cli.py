@@ -1,38 +1,44 @@
-"""The command line: parsing and printing only. Each command is a file in `commands/`."""
+"""The command line: parsing and printing only. Each command is a file in `commands/`.
+
+Whatever ends a command ends it with one line and an exit code. Commands are imported only inside `main`, so that this
+holds while they load, too.
+"""
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
 import shlex
+import signal
 import sys
 import textwrap
 
 from . import __version__
-from .errors import InputError, NonFiniteError
+from .commands.arguments import integer
+from .errors import InputError
 
 COMMANDS = ("sweep", "spectrum", "train", "evaluate", "merge", "bench", "figures", "notebooks", "fetch", "doctor")
+BACKENDS = ("numpy", "cupy", "auto")
+BAD_PATHS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
 class Parser(argparse.ArgumentParser):
     """argparse with one line for an error, as every other bad input gets."""
 
     def error(self, message):
-        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
+        print(f"{self.prog}: {printable(message)} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
 
 
-def seed(text):
-    """A seed: an integer from 0 on."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected an integer from 0 on; got {text!r}")
-    return int(text)
+class Terminated(KeyboardInterrupt):
+    """SIGTERM has come."""
 
 
 SHARED = {
-    "seed": {"type": seed, "default": 0, "help": "seed of everything random (default: %(default)s)"},
+    "seed": {"type": integer(0, 2**32 - 1), "default": 0, "help": "seed of everything random (default: %(default)s)"},
     "backend": {
-        "choices": ("numpy", "cupy", "auto"),
+        "choices": BACKENDS,
         "default": os.environ.get("LORABOOK_BACKEND", "numpy"),
         "help": "array library; cupy needs a GPU (default: LORABOOK_BACKEND, else numpy)",
     },
@@ -62,20 +68,79 @@ def parser():
 
 
 def main(argv=None):
-    """Run one command; returns the exit code: 0 done, 1 the run failed, 2 the input cannot be used, 130 interrupted."""
-    argv = sys.argv[1:] if argv is None else argv
-    args = parser().parse_args(argv or ["--help"])
-    args.command_line = shlex.join(["lorabook", *_computation(argv)])
+    """Run one command; returns the exit code.
+
+    0 done, 1 the run failed, 2 the input cannot be used, 130 interrupted, 141 nobody reads the output any more, 143
+    terminated.
+    """
+    args = argparse.Namespace(command=None)
+    for stream in (sys.stdout, sys.stderr):  # that a terminal lacks a character is no reason to fail
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        result, text = args.run(args)
-        print(json.dumps(result) if args.json else text, flush=True)
+        with _terminable():
+            print(_run(args, sys.argv[1:] if argv is None else argv), flush=True)
+        return 0
+    except SystemExit as end:  # argparse has printed the help, or what is wrong
+        return end.code
     except InputError as error:
-        return _fail(args, error, 2)
-    except (NonFiniteError, OSError, RuntimeError) as error:
+        return _fail(args, printable(error), 2)
+    except BrokenPipeError:
+        return 141
+    except OSError as error:
+        message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or error
+        return _fail(args, printable(message), 2 if isinstance(error, BAD_PATHS) else 1)
+    except MemoryError as error:
+        return _fail(args, f"out of memory. {error}", 1)
+    except RuntimeError as error:
         return _fail(args, error, 1)
-    except KeyboardInterrupt:
-        return _fail(args, "interrupted" + getattr(args, "after_interrupt", str)(), 130)
-    return 0
+    except KeyboardInterrupt as error:
+        what, code = ("terminated", 143) if isinstance(error, Terminated) else ("interrupted", 130)
+        return _fail(args, what + getattr(args, "after_interrupt", str)(), code)
+    finally:
+        _flush()
+
+
+def _run(args, argv):
+    """What the command prints; `args` is filled in as far as it gets."""
+    parser().parse_args(argv or ["--help"], args)
+    if (backend := getattr(args, "backend", BACKENDS[0])) not in BACKENDS:  # argparse lets defaults pass
+        raise InputError(f"LORABOOK_BACKEND is {backend!r}; expected one of {', '.join(BACKENDS)}")
+    args.command_line = printable(shlex.join(["lorabook", *_computation(argv)]))
+    result, text = args.run(args)
+    return json.dumps(result) if args.json else text
+
+
+def printable(text):
+    """The text on one line that every terminal and file can show: other characters escaped, as in Python."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+@contextlib.contextmanager
+def _terminable():
+    """Context in which SIGTERM ends the command as ^C does: by an exception, so that what it holds is cleared away."""
+
+    def terminate(*_):
+        raise Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, terminate)
+    except ValueError:  # only the main thread hears signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _flush():
+    """Write what was printed; where that fails (`| head`), let the interpreter not try again when it ends."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _computation(argv):
@@ -89,6 +154,7 @@ def _computation(argv):
             yield word
 
 
-def _fail(args, error, code):
-    print(f"lorabook {args.command}: {error}", file=sys.stderr)
+def _fail(args, message, code):
+    with contextlib.suppress(OSError):  # nobody reads it: the code says it too
+        print(f"{' '.join(filter(None, ('lorabook', args.command)))}: {message}", file=sys.stderr, flush=True)
     return code

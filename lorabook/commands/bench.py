@@ -8,7 +8,7 @@ from ..backend import get_xp
 from ..errors import InputError
 from ..locks import output_folder
 from ..tables import format_table, write_csv
-from .arguments import jobs_or_all
+from .arguments import integer
 
 HELP = "time and peak memory: of a step, beside PEFT or full fine-tuning, and beside what the machine can multiply"
 EXAMPLE = "lorabook bench step --model minilm --batch-size 16 --seq-len 128 --r 8 --vs peft"
@@ -34,23 +34,28 @@ def add_arguments(parser):
         parser.add_argument(f"--{name}", default=None, help=text, **kwargs)
 
     option("model", "minilm (default), block-1024 (random, needs no download), or a Hugging Face folder of a BERT")
-    option("batch-size", "texts (default: 16; of block-1024 4)", type=int, metavar="B")
-    option("seq-len", "tokens a text (default: 128; of block-1024 512)", type=int, metavar="T")
-    option("r", "rank (default: 8)", type=int)
+    option("batch-size", "texts (default: 16; of block-1024 4)", type=integer(1), metavar="B")
+    option("seq-len", "tokens a text (default: 128; of block-1024 512)", type=integer(1), metavar="T")
+    option("r", "rank (default: 8)", type=integer(1, 2**16))
     option("target-modules", "(default: all-linear, the six of a block)", nargs="+", metavar="NAME")
-    option("threads", "threads of each side (default: 2)", type=int, metavar="N")
+    option("threads", "threads of each side (default: 2)", type=integer(1, 1024), metavar="N")
     option("tf32", "both sides multiply in TF32 (cupy only)", action="store_true")
-    option("runs", "turns that count (default: 15; gemm 5, sweep 3)", type=int, metavar="N")
+    option("runs", "turns that count (default: 15; gemm 5, sweep 3)", type=integer(1), metavar="N")
     option(
         "vs",
         "the other side of step or forward; peft needs the extra `oracle`, ranks (as many as threads) the extra `mpi`",
         choices=["peft", "full", "ranks"],
     )
     option("scaling", "step: how it grows with batch, sequence, rank and adapted matrices", action="store_true")
-    option("jobs", "sweep: processes to compare with one; -1: one per core (default)", type=jobs_or_all, metavar="N")
-    option("ranks", "sweep: as of `lorabook sweep`", type=int, nargs="+", metavar="R")
-    option("seeds", "sweep: runs of each method (default: 2)", type=int, metavar="N")
-    option("epochs", "sweep: epochs of each run (default: 60)", type=int, metavar="N")
+    option(
+        "jobs",
+        "sweep: processes to compare with one; -1: one per core (default)",
+        type=integer(1, 1024, -1),
+        metavar="N",
+    )
+    option("ranks", "sweep: as of `lorabook sweep`", type=integer(1), nargs="+", metavar="R")
+    option("seeds", "sweep: runs of each method (default: 2)", type=integer(1, 1000), metavar="N")
+    option("epochs", "sweep: epochs of each run (default: 60)", type=integer(1), metavar="N")
     parser.add_argument("--out", metavar="FILE.csv", help="also write the numbers as CSV")
 
 
@@ -72,10 +77,7 @@ def _options(args):
     own, every = OPTIONS[args.what], {name for options in OPTIONS.values() for name in options}
     if idle := sorted(name for name in every - own.keys() if getattr(args, name) is not None):
         raise InputError(f"bench {args.what} has no option --{idle[0].replace('_', '-')}")
-    options = {name: default if getattr(args, name) is None else getattr(args, name) for name, default in own.items()}
-    if (runs := options["runs"]) < 1:
-        raise InputError(f"--runs must be at least 1; got {runs}")
-    return options
+    return {name: default if getattr(args, name) is None else getattr(args, name) for name, default in own.items()}
 
 
 def _case(args, options):

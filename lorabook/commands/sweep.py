@@ -9,7 +9,7 @@ from ..data import SHIFTS
 from ..errors import InputError
 from ..locks import output_folder
 from ..tables import format_table, median_by, write_csv
-from .arguments import add_jobs, where_jobs_run
+from .arguments import add_jobs, integer, where_jobs_run
 
 HELP = "rank versus error: truncated and trained updates of every rank, as table, CSV and picture"
 EXAMPLE = "lorabook sweep --data digits-mirrored --ranks 1 2 4 8 --seeds 3"
@@ -22,10 +22,12 @@ def add_arguments(parser):
     data = f"{shifts}; or a .csv of numbers with a column `label` (default: %(default)s)"
     parser.add_argument("--data", default="digits-rotated", help=data)
     ranks = "ranks to compare (default: 1 2 4 8 16 32 64)"
-    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64], metavar="R", help=ranks)
+    parser.add_argument(
+        "--ranks", type=integer(1), nargs="+", default=[1, 2, 4, 8, 16, 32, 64], metavar="R", help=ranks
+    )
     seeds = "runs of each method, each with its own split, base and batches (default: %(default)s)"
-    parser.add_argument("--seeds", type=int, default=5, metavar="N", help=seeds)
-    parser.add_argument("--epochs", type=int, default=60, help="epochs of each run (default: %(default)s)")
+    parser.add_argument("--seeds", type=integer(1, 1000), default=5, metavar="N", help=seeds)
+    parser.add_argument("--epochs", type=integer(1), default=60, help="epochs of each run (default: %(default)s)")
     add_recipes(parser)
     add_jobs(parser)
     parser.add_argument("--out", metavar="DIR", help="folder of the CSV and the picture (default: runs/sweep-DATA)")

@@ -11,7 +11,7 @@ from ..io import fingerprint
 from ..locks import output_folder
 from ..optim import SCHEDULES, AdamW
 from ..tables import format_table, write_csv
-from .arguments import add_model_and_data, add_workers
+from .arguments import add_model_and_data, add_workers, integer
 
 HELP = "fine-tune a model with LoRA; the output folder opens in PEFT"
 EXAMPLE = "lorabook train minilm movie-reviews --r 8 --target-modules query value --epochs 2 --out runs/mine"
@@ -24,7 +24,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="adapter folder to write; must not hold another run"
     )
-    parser.add_argument("--r", type=int, default=8, help="rank (default: %(default)s)")
+    parser.add_argument("--r", type=integer(1, 2**16), default=8, help="rank (default: %(default)s)")
     parser.add_argument("--lora-alpha", type=float, default=16, help="scaling is lora_alpha / r (default: %(default)s)")
     parser.add_argument(
         "--lora-dropout", type=float, default=0.0, metavar="P", help="dropout on the LoRA branch's input"
@@ -39,15 +39,17 @@ def add_arguments(parser):
         choices=list(SCHEDULES),
         help="how the learning rate ends (default: linear; for mlp-digits cosine)",
     )
-    parser.add_argument("--warmup", type=int, default=0, metavar="STEPS", help="steps of linear warm-up (default: 0)")
+    parser.add_argument(
+        "--warmup", type=integer(0), default=0, metavar="STEPS", help="steps of linear warm-up (default: 0)"
+    )
     parser.add_argument("--max-grad-norm", type=float, metavar="X", help="clip the gradient's norm (default: off)")
     parser.add_argument(
-        "--epochs", type=int, help="passes over the data, a whole number (default: 2; for mlp-digits 60)"
+        "--epochs", type=integer(1), help="passes over the data, a whole number (default: 2; for mlp-digits 60)"
     )
-    parser.add_argument("--batch-size", type=int, help="rows a step (default: 32; for mlp-digits 64)")
+    parser.add_argument("--batch-size", type=integer(1), help="rows a step (default: 32; for mlp-digits 64)")
     parser.add_argument(
         "--checkpoint-every",
-        type=int,
+        type=integer(1),
         default=100,
         metavar="N",
         help="steps between checkpoints (default: %(default)s)",
