@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 
 from lorabook import cli, io
+from lorabook.sweep import TUNED
 from lorabook.tables import read_csv
+from lorabook.tuning import best_recipes
 
 FIGURES = Path(__file__).parents[1] / "figures"
 TRAIN = ["train", "mlp-digits", "digits-rotated", "--r", "2", "--epochs", "20", "--checkpoint-every", "7"]
@@ -70,7 +72,32 @@ def test_sweep_on_own_csv_gives_one_json_object(run, tmp_path):
     options = ["--ranks", 1, 2, "--seeds", 1, "--epochs", 2, "--jobs", 1, "--out", tmp_path / "s", "--json"]
     code, out, err = run("sweep", "--data", tmp_path / "mine.csv", *options)
     assert (code, err) == (0, "")
-    assert len(json.loads(out)["rows"]) == 1 + 3 * 2
+    result = json.loads(out)
+    assert len(result["rows"]) == 1 + 3 * 2
+    assert result["recipes"]["full"] == {"lr": TUNED[None].lr, "lora_alpha": None, "use_rslora": None}
+    assert list(result["recipes"]) == ["full", "1", "2"]
+
+
+def test_rates_and_scaling_of_a_sweep_are_the_users_or_tuned(run, tmp_path):
+    options = ["--ranks", 1, 2, "--seeds", 1, "--epochs", 1, "--jobs", 1, "--out", tmp_path / "s"]
+    code, out, _ = run("sweep", *options, "--lr", 0.02, "--use-rslora")
+    assert code == 0 and "LoRA, r = 1, 2: lr 0.02, lora_alpha 16, scaling lora_alpha / sqrt(r)" in out
+    assert f"full fine-tuning: lr {TUNED[None].lr:g}" in out and "Where you set nothing: chosen on" in out
+    (tmp_path / "mine.csv").write_text("a,b,label\n" + "1,2,x\n3,1,y\n2,2,x\n4,1,y\n" * 5)
+    code, out, _ = run("sweep", *options, "--data", tmp_path / "mine.csv")
+    assert code == 0 and "not on these data; --tune chooses on these" in out
+
+
+def test_a_sweep_that_tunes_says_what_it_tried(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("lorabook.tuning.RATES_LORA", (1e-4, 1e-2))
+    monkeypatch.setattr("lorabook.tuning.RATES_FULL", (1e-4, 3e-2))
+    options = ["--ranks", 2, "--seeds", 2, "--epochs", 3, "--jobs", 1, "--out", tmp_path, "--json"]
+    code, out, _ = run("sweep", "--tune", *options)
+    rows, result = read_csv(tmp_path / "learning_rates.csv"), json.loads(out)
+    assert code == 0 and len(rows) == 2 * (2 + 3 * 2)
+    assert result["recipes"]["full"]["lr"] == best_recipes(rows)[None].lr == 3e-2
+    assert result["recipes"]["2"] == best_recipes(rows)[2].cells(2)
+    assert str(tmp_path / "learning_rates.csv") in result["files"]
 
 
 def test_spectrum_of_known_model_file_folder_and_matrix(run, tmp_path, rng, monkeypatch):
@@ -126,6 +153,11 @@ BAD = [
     (["sweep", "--data", "digit"], "unknown data 'digit'"),
     (["sweep", "--data", "nothing.csv"], "nothing.csv"),
     (["sweep", "--lora-alpha", "nan"], "lora_alpha must be a finite number"),
+    (["sweep", "--lr", "-1"], "lr must be a finite number >= 0; got -1.0"),
+    (["sweep", "--lr-full", "inf"], "lr must be a finite number >= 0; got inf"),
+    (["sweep", "--lr", "fast"], "invalid float value: 'fast'"),
+    (["sweep", "--tune", "--use-rslora"], "--tune chooses --use-rslora: pass one or the other"),
+    (["sweep", "--tune", "--lr-full", "0.1"], "--tune chooses --lr-full: pass one or the other"),
     (["sweep", "--epochs", "0"], "epochs and batch_size must be at least 1; got 0"),
     (["sweep", "--backend", "cupy"], "backend cupy cannot be used"),
     (["sweep", "--backend", "torch"], "invalid choice: 'torch'"),

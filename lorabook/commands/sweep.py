@@ -79,7 +79,8 @@ def run(args):
     wrote = "\n".join(("wrote " if file == files[0] else "      ") + file for file in files)
     how = f"{described(setting, args.ranks)}\n{_origin(args)}"
     text = "\n\n".join((textwrap.fill(title, 79), _table(rows), _reading(args.seeds), how, wrote))
-    return {"data": args.data, "seeds": args.seeds, "rows": rows, "files": files}, text
+    recipes = {"full" if r is None else str(r): setting.recipe(r).cells(r) for r in (None, *sorted(set(args.ranks)))}
+    return {"data": args.data, "seeds": args.seeds, "recipes": recipes, "rows": rows, "files": files}, text
 
 
 def _origin(args):

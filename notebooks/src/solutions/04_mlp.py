@@ -11,13 +11,13 @@ from lorabook import LoRAConfig, environment, inject
 from lorabook.adapters.memory import count
 from lorabook.data import Batches, digits
 from lorabook.optim import AdamW
-from lorabook.pretrain import pretrained_mlp
+from lorabook.pretrain import digits_problem
 from lorabook.train import train
 
 threadpool_limits(1)
 print(environment.summary())
-upright, task = digits(), digits("digits-rotated")
-base = pretrained_mlp(upright)
+problem = digits_problem("digits-rotated", seed=0)
+upright, base, task = digits(seed=0), problem.base, problem.task
 
 # %% [markdown]
 # **1. Count.** Each matrix gets `r (d_in + d_out)`; three matrices, r = 2:
