@@ -129,7 +129,7 @@ def movie_reviews(path, seed=0, train=8000):
 def text_file(path, encoding="utf-8", split=True, names=None):
     """A TextTask from a .csv, .tsv or .jsonl file with `text` and `label`: `TextTask.split`, or `whole` if not `split`.
 
-    Labels: see `labels`. names: of the labels, in order, for a file that is not split (None: those that it has).
+    Labels: see `labels`. names: those that may occur (None: any); a file that is not split is numbered in their order.
     """
     path = Path(path)
     rows = read_table(path, ("text", "label"), encoding=encoding)
@@ -139,6 +139,9 @@ def text_file(path, encoding="utf-8", split=True, names=None):
                 f"{path}, line {line}: expected a text; got {short(row['text'])}; write one, or drop the row"
             )
     texts, labels = [row["text"] for _, row in rows], named_labels([(line, row["label"]) for line, row in rows], path)
+    for (line, _), label in zip(rows, labels, strict=True):
+        if names is not None and label not in names:
+            raise FormatError(f"{path}, line {line}: the label {short(label)} is none of {short(list(names))}")
     return TextTask.split(path.name, texts, labels) if split else TextTask.whole(path.name, texts, labels, names)
 
 
