@@ -24,7 +24,7 @@ SPLITS = ("test", "train", "all")
 class Job:
     """model: the base model. batches: of the training rows. test: batches that cover the test rows once, [(x, y)].
 
-    notes: lines on what is odd about the data, for the reader.
+    max_length: tokens of a text, at most. notes: lines on what is odd about the data, for the reader.
     """
 
     model: Layer
@@ -33,6 +33,7 @@ class Job:
     labels: list
     task_type: str | None
     modules_to_save: tuple
+    max_length: int | None = None
     notes: tuple = ()
 
 
@@ -93,7 +94,8 @@ def make_job(model, data, batch_size=32, seed=0, max_length=128, encoding="utf-8
     test = TextBatches(task.test, base.about.tokenizer, min(TEST_BATCH, len(task.test)), seed)
     check_input(base, batches.ids + test.ids)
     notes = tuple(filter(None, (*task.notes, batches.cut_note())))
-    return Job(base, batches, [rows[1:] for rows in test.in_order()], task.names, "SEQ_CLS", ("classifier",), notes)
+    tested, saved = [rows[1:] for rows in test.in_order()], ("classifier",)
+    return Job(base, batches, tested, task.names, "SEQ_CLS", saved, base.about.max_length, notes)
 
 
 def make_test(model, data, adapter=None, split=None, seed=0, max_length=None, encoding="utf-8"):

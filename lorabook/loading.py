@@ -10,7 +10,7 @@ from .configs import short
 from .errors import FormatError, InputError
 from .hub import known_name, locate
 from .models.bert import BertForSequenceClassification, label_names, read_config
-from .text import load_tokenizer
+from .tokenizer import load_tokenizer
 
 MAX_LENGTH = 128  # tokens of a text, unless told otherwise
 
@@ -118,11 +118,15 @@ def find(model, adapter=None):
     model, adapter = known_name(str(model)), None if adapter is None else Path(adapter)
     if is_adapter(model):
         if adapter:
-            raise InputError(f"{model} is an adapter folder; expected the model under it, or no other adapter beside it")
+            raise InputError(
+                f"{model} is an adapter folder; expected the model under it, or no other adapter beside it"
+            )
         model, adapter = None, Path(model)
     told = about(adapter) if adapter else {"base_model": None, "labels": None, "max_length": None}
     if model is None and (model := told["base_model"]) is None:
-        raise InputError(f"{adapter} does not say what it was trained on; give that model, and {adapter} as its adapter")
+        raise InputError(
+            f"{adapter} does not say what it was trained on; give that model, and {adapter} as its adapter"
+        )
     try:
         folder = locate(model)
     except FormatError:

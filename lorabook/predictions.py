@@ -8,16 +8,16 @@ from tqdm import tqdm
 from .adapters.lora import shared_weights
 from .backend import data_like, to_numpy
 from .configs import short
-from .errors import InputError, NonFiniteError
+from .errors import InputError, NonFiniteError, check_integer
 from .parallel import team, tokens
-from .text import TextBatches
+from .text import TextBatches, check_text
 
 BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """label: the most probable one; of equals the first. probability: of that label, in 0 .. 1. probabilities: of all."""
+    """label: the most probable, of equals the first. probability: that label's, in 0 .. 1. probabilities: of each."""
 
     label: str
     probability: float
@@ -48,30 +48,39 @@ def predict(model, texts, batch_size=BATCH_SIZE, workers=None, progress=False):
     if isinstance(texts, str):
         raise InputError(f"texts must be a list of texts; got the text {short(texts)}: pass [text]")
     texts, labels = list(texts), _about(model).labels
-    if not texts:
-        return []
+    windows = [texts] if texts else []
+    return [
+        Prediction.of(labels, row)
+        for _, rows, _ in answers(model, windows, batch_size, workers, progress)
+        for row in rows
+    ]
+
+
+def answers(model, windows, batch_size=BATCH_SIZE, workers=None, progress=False):
+    """Yield (texts, probabilities, cut) for each window, a list of n texts, before the next one is asked for.
+
+    probabilities: (n, k) in float64. cut: how many texts were too long and were cut. Otherwise as `predict`.
+    """
+    batch_size = check_integer("batch_size", batch_size)
     with team(workers) as workers:
-        rows, _ = probabilities(model, texts, workers, batch_size, progress)
-    return [Prediction.of(labels, row) for row in rows]
+        for texts in windows:
+            yield texts, *_probabilities(model, texts, batch_size, workers, progress)
 
 
-def probabilities(model, texts, workers, batch_size=BATCH_SIZE, progress=False):
-    """(probabilities (n, k) of n texts in float64, number of the texts that were too long and were cut)."""
+def _probabilities(model, texts, batch_size, workers, progress):
     about = _about(model)
     for i, text in enumerate(texts):
-        if not isinstance(text, str) or not text.strip():
-            raise InputError(f"text number {i + 1}: expected a text; got {short(text)}")
+        check_text(text, f"text number {i + 1}")
     batches = TextBatches([(text, -1) for text in texts], about.tokenizer, min(batch_size, len(texts)))
-    order = list(batches.in_order())
-    values = np.empty((len(texts), len(about.labels)))
-    answers = outputs(model, [batch[1:] for batch in order], workers, progress)
-    for (rows, *_), y in zip(order, answers, strict=True):
-        values[rows] = y
-    if not (finite := np.isfinite(values).all(axis=1)).all():
+    order, y = list(batches.in_order()), np.empty((len(texts), len(about.labels)))
+    logits = outputs(model, [batch[1:] for batch in order], workers, progress)
+    for (rows, *_), own in zip(order, logits, strict=True):
+        y[rows] = own
+    if not (finite := np.isfinite(y).all(axis=1)).all():
         raise NonFiniteError(f"{about.name} answers NaN or Inf to {short(texts[int(finite.argmin())])}")
-    values -= values.max(axis=1, keepdims=True)  # softmax
-    np.exp(values, out=values)
-    return values / values.sum(axis=1, keepdims=True), batches.cut[0]
+    y -= y.max(axis=1, keepdims=True)  # softmax
+    np.exp(y, out=y)
+    return y / y.sum(axis=1, keepdims=True), batches.cut[0]
 
 
 def outputs(model, batches, workers=None, progress=False):

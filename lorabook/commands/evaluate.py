@@ -4,7 +4,7 @@ import shutil
 import sys
 
 from ..backend import get_xp
-from ..tables import format_table
+from ..tables import cut, format_table
 from .arguments import add_encoding, add_workers
 
 HELP = "loss, accuracy, F1 and the confusion matrix of a model on labelled rows, with or without an adapter"
@@ -77,7 +77,7 @@ def _text(args, test, found):
     ]
     classes = _result(test, found)["classes"]
     shown = sorted(sorted(range(len(classes)), key=lambda i: -found.counts[i])[:SHOWN])
-    columns = {"label": lambda i: _cut(classes[i]["label"], 32)}
+    columns = {"label": lambda i: cut(classes[i]["label"], 32)}
     columns |= {name: lambda i, name=name: f"{classes[i][name]:,}" for name in ("rows", "predicted")}
     columns |= {name: lambda i, name=name: f"{classes[i][name]:.3f}" for name in ("precision", "recall", "f1")}
     lines += [format_table(shown, columns), "", "Rows of each label, by the label that they were given:"]
@@ -90,9 +90,9 @@ def _text(args, test, found):
 def _confusion(labels, confusion, shown):
     """The matrix as a table; what the labels that are not shown were taken for is left out, for what they: `others`."""
     width = max(6, shutil.get_terminal_size().columns // (len(shown) + 2) - 2)
-    columns = {"label": lambda i: _cut(labels[i], 32)}
+    columns = {"label": lambda i: cut(labels[i], 32)}
     for j in shown:
-        columns[_heading(columns, _cut(labels[j], width))] = lambda i, j=j: f"{confusion[i, j]:,}"
+        columns[_heading(columns, cut(labels[j], width))] = lambda i, j=j: f"{confusion[i, j]:,}"
     if len(shown) < len(labels):
         columns["others"] = lambda i: f"{confusion[i].sum() - confusion[i, shown].sum():,}"
     return format_table(shown, columns)
@@ -103,8 +103,3 @@ def _heading(taken, name):
     while name in taken:
         name = f" {name}"
     return name
-
-
-def _cut(text, width):
-    text = " ".join(text.split())
-    return text if len(text) <= width else f"{text[: width - 1]}…"
