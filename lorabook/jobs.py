@@ -123,7 +123,7 @@ def make_test(model, data, adapter=None, split=None, seed=0, max_length=None, en
 
 def _digits(data, seed):
     if data not in SHIFTS:
-        raise InputError(f"mlp-digits reads {', '.join(SHIFTS)}; got {data!r}")
+        raise InputError(f"mlp-digits trains on {', '.join(SHIFTS)}; got {data!r}")
     return pretrained_mlp(digits(seed=seed), seed=seed), digits(data, seed)
 
 

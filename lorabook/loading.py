@@ -122,20 +122,16 @@ def find(model, adapter=None):
                 f"{model} is an adapter folder; expected the model under it, or no other adapter beside it"
             )
         model, adapter = None, Path(model)
-    told = about(adapter) if adapter else {"base_model": None, "labels": None, "max_length": None}
+    told = about(adapter) if adapter else {}
     if model is None and (model := told["base_model"]) is None:
         raise InputError(
             f"{adapter} does not say what it was trained on; give that model, and {adapter} as its adapter"
         )
-    try:
-        folder = locate(model)
-    except FormatError:
-        raise
-    except InputError as error:
-        where = f"; {adapter} was trained on it: give its place, and {adapter} as its adapter" if adapter else ""
-        raise InputError(f"{error}{where}") from None
-    labels = _labels(adapter, folder, told["labels"])
-    return Source(model, folder, adapter, labels, told["max_length"])
+    if model != "minilm" and not Path(model).is_dir():
+        here = f"; {adapter} was trained on it: give its place now, and {adapter} as its adapter" if told else ""
+        raise InputError(f"unknown model {model!r}; expected minilm, an adapter folder, or a Hugging Face folder{here}")
+    folder = locate(model)
+    return Source(model, folder, adapter, _labels(adapter, folder, told.get("labels")), told.get("max_length"))
 
 
 def _labels(adapter, folder, told):

@@ -39,10 +39,10 @@ def predict(model, texts, batch_size=BATCH_SIZE, workers=None, progress=False):
 
     >>> import lorabook
     >>> model = lorabook.load_model("runs/mine")
-    >>> [answer] = lorabook.predict(model, ["a good film"])
+    >>> [answer] = lorabook.predict(model, ["good"])
     >>> answer.label, answer.probability > 0.5
     ('pos', True)
-    >>> [answer.label for answer in lorabook.predict(model, ["a bad film", "the good plot"])]
+    >>> [answer.label for answer in lorabook.predict(model, ["bad, poor", "fine, good"])]
     ['neg', 'pos']
     """
     if isinstance(texts, str):

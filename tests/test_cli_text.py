@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from checks import WORDS, tiny_bert, tiny_config, write_bert, write_tokenizer
+from checks import WORDS, encoder_folder, reviews_file, tiny_bert, tiny_config, write_bert, write_tokenizer
 
 from lorabook import LoRAConfig, inject, io
 from lorabook.adapter_io import save_adapter
@@ -28,20 +28,12 @@ def run_json(run):
 
 @pytest.fixture
 def model(tmp_path):
-    """A folder with a bare encoder: no classifier, no pooler's name for its labels."""
-    network = tiny_bert(np.random.default_rng(0), dtype="float32")
-    return write_bert(tmp_path / "model", network, tensors={"classifier.weight": None, "classifier.bias": None})
+    return encoder_folder(tmp_path / "model")
 
 
 @pytest.fixture
 def data(tmp_path):
-    rng = np.random.default_rng(1)
-    lines = ["text,label"]
-    for i in range(64):
-        words = rng.choice((("good", "fine"), ("bad", "poor"))[i % 2], rng.integers(1, 6))
-        lines.append(f"{' '.join(words)},{('pos', 'neg')[i % 2]}")
-    (tmp_path / "data.csv").write_text("\n".join(lines))
-    return tmp_path / "data.csv"
+    return reviews_file(tmp_path / "data.csv")
 
 
 def test_train_evaluate_merge_evaluate(run_json, model, data, tmp_path):
@@ -294,8 +286,8 @@ def test_a_tokenizer_with_an_id_that_the_model_lacks(assert_refused, model, data
 def test_data_that_cannot_be_used(assert_refused, model, tmp_path):
     for text, message in (
         ("text,label\ngood,1\nbad,1\n", "two different labels"),
-        ("text,label\ngood,1\n,0\n", "text number 2 is empty"),
-        ("review,label\ngood,1\n", "expected `text` and `label`"),
+        ("text,label\ngood,1\n,0\n", "x.csv, line 3: expected a text; got ''"),
+        ("review,label\ngood,1\n", "expected a column `text`"),
     ):
         (tmp_path / "x.csv").write_text(text)
         assert_refused(message, "train", model, tmp_path / "x.csv", "--out", tmp_path / "a", *OPTIONS)

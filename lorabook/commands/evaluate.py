@@ -40,12 +40,12 @@ def run(args):
     options = {"seed": args.seed, "max_length": args.max_length, "encoding": args.encoding}
     test = make_test(args.model, args.data, args.adapter, args.split, **options)
     random = f"the classifier of {args.model} is random: it was never trained; this is how well guessing does"
-    for note in [*test.notes, *([] if test.trained else [random])]:
-        print(f"note: {note}", file=sys.stderr)
     model = test.model.to(xp)
     merge(model)
     logits = np.concatenate(outputs(model, test.batches, args.workers, progress=True))
     found = report(logits, np.concatenate([y for _, y in test.batches]))
+    for note in [*test.notes, *([] if test.trained else [random])]:
+        print(f"note: {note}", file=sys.stderr)
     text = _text(args, test, found) + ("" if test.trained else f"\n\nNote: {random}.")
     return _result(test, found), text
 
