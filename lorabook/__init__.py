@@ -8,6 +8,8 @@ HOMES = {  # where what is public lives: loaded when it is first asked for, so t
     "adapters": ("LoRAConfig", "LoRALinear", "inject", "memory_table", "merge", "unmerge"),
     "backend": ("array_namespace", "get_xp", "to_numpy"),
     "errors": ("FormatError", "InputError", "NonFiniteError"),
+    "loading": ("load_model",),
+    "predictions": ("Prediction", "predict"),
 }
 __all__ = sorted(name for names in HOMES.values() for name in names)
 

@@ -18,7 +18,8 @@ from . import __version__
 from .commands.arguments import integer
 from .errors import InputError
 
-COMMANDS = ("sweep", "spectrum", "train", "evaluate", "merge", "bench", "figures", "notebooks", "fetch", "doctor")
+COMMANDS = ("sweep", "spectrum", "train", "evaluate", "predict", "merge", "bench", "figures", "notebooks", "fetch",
+            "doctor")  # fmt: skip
 BACKENDS = ("numpy", "cupy", "auto")
 BAD_PATHS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 
@@ -79,7 +80,8 @@ def main(argv=None):
             stream.reconfigure(errors="backslashreplace")
     try:
         with _terminable():
-            print(_run(args, sys.argv[1:] if argv is None else argv), flush=True)
+            for piece in _run(args, sys.argv[1:] if argv is None else argv):
+                print(piece, end="", flush=True)
         return 0
     except SystemExit as end:  # argparse has printed the help, or what is wrong
         return end.code
@@ -102,13 +104,15 @@ def main(argv=None):
 
 
 def _run(args, argv):
-    """What the command prints; `args` is filled in as far as it gets."""
+    """What the command prints, in pieces; `args` is filled in as far as it gets."""
     parser().parse_args(argv or ["--help"], args)
     if (backend := getattr(args, "backend", BACKENDS[0])) not in BACKENDS:  # argparse lets defaults pass
         raise InputError(f"LORABOOK_BACKEND is {backend!r}; expected one of {', '.join(BACKENDS)}")
     args.command_line = printable(shlex.join(["lorabook", *_computation(argv)]))
     result, text = args.run(args)
-    return json.dumps(result) if args.json else text
+    if not isinstance(text, str) and not args.json:  # of a command that answers while it is asked
+        return text
+    return [f"{json.dumps(result) if args.json else text}\n"]
 
 
 def printable(text):

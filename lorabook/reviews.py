@@ -170,7 +170,7 @@ def _train(setting, out, task, workers):
     seconds = time.perf_counter() - start
     loss, accuracy = evaluate(model, job.test, workers)
     if config:
-        save_adapter(out, model, config, task.model, job.task_type, job.labels)
+        save_adapter(out, model, config, task.model, job.task_type, job.labels, job.max_length)
     if before:
         after = model.named_params()
         write_safetensors(out / "update.safetensors", {name: after[name] - a for name, a in before.items()})

@@ -219,6 +219,12 @@ def format_table(rows, columns):
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
+def cut(text, width):
+    """Text in one line of at most `width` characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
 def median_by(rows, keys, value):
     """{key tuple: (median, lowest, highest) of `value` over the rows that share the keys}, in order of appearance."""
     groups = {}

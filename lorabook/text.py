@@ -129,17 +129,28 @@ def movie_reviews(path, seed=0, train=8000):
 def text_file(path, encoding="utf-8", split=True, names=None):
     """A TextTask from a .csv, .tsv or .jsonl file with `text` and `label`: `TextTask.split`, or `whole` if not `split`.
 
-    Labels: see `labels`. names: of the labels, in order, for a file that is not split (None: those that it has).
+    Labels: see `labels`. names: those that may occur (None: any); a file that is not split is numbered in their order.
     """
     path = Path(path)
     rows = read_table(path, ("text", "label"), encoding=encoding)
     for line, row in rows:
-        if not isinstance(row["text"], str) or not row["text"].strip():
-            raise FormatError(
-                f"{path}, line {line}: expected a text; got {short(row['text'])}; write one, or drop the row"
-            )
+        check_text(row["text"], f"{path}, line {line}")
     texts, labels = [row["text"] for _, row in rows], named_labels([(line, row["label"]) for line, row in rows], path)
+    for (line, _), label in zip(rows, labels, strict=True):
+        if names is not None and label not in names:
+            raise FormatError(f"{path}, line {line}: the label {short(label)} is none of {short(list(names))}")
     return TextTask.split(path.name, texts, labels) if split else TextTask.whole(path.name, texts, labels, names)
+
+
+def check_text(text, where):
+    """Raise FormatError, beginning with `where`, unless it is a text of characters that are not all blank."""
+    if not isinstance(text, str) or not text.strip():
+        raise FormatError(f"{where}: expected a text; got {short(text)}; write one, or drop the row")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # so Python marks a byte of the command line that is no UTF-8
+            raise FormatError(f"{where}: half of a surrogate pair, which is no character, in {short(text)}") from None
 
 
 def _tokens(encoding):

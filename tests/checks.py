@@ -186,6 +186,22 @@ def write_tokenizer(path, words=WORDS):
     tokenizer.save(str(path))
 
 
+def encoder_folder(folder):
+    """A folder with a bare encoder: no classifier, no names of labels."""
+    network = tiny_bert(np.random.default_rng(0), dtype="float32")
+    return write_bert(folder, network, tensors={"classifier.weight": None, "classifier.bias": None})
+
+
+def reviews_file(path, n=64):
+    """A CSV file of n texts of one to five words, by turns `pos` (good, fine) and `neg` (bad, poor)."""
+    rng, lines = np.random.default_rng(1), ["text,label"]
+    for i in range(n):
+        words = rng.choice((("good", "fine"), ("bad", "poor"))[i % 2], rng.integers(1, 6))
+        lines.append(f"{' '.join(words)},{('pos', 'neg')[i % 2]}")
+    path.write_text("\n".join(lines))
+    return path
+
+
 # ---- a sweep of a second ---------------------------------------------------------------------------------------------
 
 

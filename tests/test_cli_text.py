@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from checks import WORDS, tiny_bert, tiny_config, write_bert, write_tokenizer
+from checks import WORDS, encoder_folder, reviews_file, tiny_bert, tiny_config, write_bert, write_tokenizer
 
 from lorabook import LoRAConfig, inject, io
 from lorabook.adapter_io import save_adapter
@@ -28,30 +28,22 @@ def run_json(run):
 
 @pytest.fixture
 def model(tmp_path):
-    """A folder with a bare encoder: no classifier, no pooler's name for its labels."""
-    network = tiny_bert(np.random.default_rng(0), dtype="float32")
-    return write_bert(tmp_path / "model", network, tensors={"classifier.weight": None, "classifier.bias": None})
+    return encoder_folder(tmp_path / "model")
 
 
 @pytest.fixture
 def data(tmp_path):
-    rng = np.random.default_rng(1)
-    lines = ["text,label"]
-    for i in range(64):
-        words = rng.choice((("good", "fine"), ("bad", "poor"))[i % 2], rng.integers(1, 6))
-        lines.append(f"{' '.join(words)},{('pos', 'neg')[i % 2]}")
-    (tmp_path / "data.csv").write_text("\n".join(lines))
-    return tmp_path / "data.csv"
+    return reviews_file(tmp_path / "data.csv")
 
 
 def test_train_evaluate_merge_evaluate(run_json, model, data, tmp_path):
     source = {name: (model / name).read_bytes() for name in os.listdir(model)}
-    before = run_json("evaluate", model, data, "--max-length", 9)
+    before = run_json("evaluate", model, data, "--split", "test", "--max-length", 9)
     result = run_json("train", model, data, "--out", tmp_path / "a", *OPTIONS, "--epochs", 30)
     assert set(os.listdir(tmp_path / "a")) == {
         *("adapter_config.json", "adapter_model.safetensors", "lorabook.json", "history.csv", "checkpoint.safetensors")
     }
-    assert result["test_loss"]["before"] == before["loss"]
+    assert result["test_loss"]["before"] == pytest.approx(before["loss"], rel=1e-6)
     assert result["test_loss"]["after"] < result["test_loss"]["before"]
     losses = [row["loss"] for row in read_csv(tmp_path / "a" / "history.csv")]
     assert result["steps"] == len(losses) == 30 * 12
@@ -61,7 +53,7 @@ def test_train_evaluate_merge_evaluate(run_json, model, data, tmp_path):
     assert {"task_type": "SEQ_CLS", "modules_to_save": ["classifier"], "r": 2}.items() <= options.items()
     assert options["target_modules"] == ["query", "value"]
 
-    after = run_json("evaluate", model, data, "--max-length", 9, "--adapter", tmp_path / "a")
+    after = run_json("evaluate", model, data, "--split", "test", "--adapter", tmp_path / "a")
     assert after["rows"] == before["rows"] == 16
     assert after["accuracy"] == result["test_accuracy"]["after"]
     assert after["loss"] == pytest.approx(result["test_loss"]["after"], rel=1e-5)
@@ -69,7 +61,7 @@ def test_train_evaluate_merge_evaluate(run_json, model, data, tmp_path):
     merged = run_json("merge", model, "--adapter", tmp_path / "a", "--out", tmp_path / "merged")
     assert merged["labels"] == ["neg", "pos"]
     assert set(os.listdir(tmp_path / "merged")) == {"config.json", "model.safetensors", "tokenizer.json"}
-    plain = run_json("evaluate", tmp_path / "merged", data, "--max-length", 9)
+    plain = run_json("evaluate", tmp_path / "merged", data, "--split", "test")
     assert plain == after
     assert {name: (model / name).read_bytes() for name in os.listdir(model)} == source
 
@@ -194,10 +186,11 @@ def test_an_adapter_of_other_labels(assert_refused, run_json, model, data, tmp_p
     run_json("train", model, data, "--out", tmp_path / "a", *OPTIONS)
     other = tmp_path / "other.csv"
     other.write_text(data.read_text().replace("pos", "fine"))
-    message = "trained on the labels ['neg', 'pos']; the data has ['fine', 'neg']"
-    assert_refused(message, "evaluate", model, other, "--max-length", 9, "--adapter", tmp_path / "a")
+    message = f"{other}, line 2: the label 'fine' is none of ['neg', 'pos']"
+    assert_refused(message, "evaluate", model, other, "--adapter", tmp_path / "a")
     run_json("merge", model, "--adapter", tmp_path / "a", "--out", tmp_path / "merged")
-    assert_refused(message, "evaluate", tmp_path / "merged", other, "--max-length", 9)
+    assert_refused(message, "evaluate", tmp_path / "merged", other)
+    message = "trained on the labels ['neg', 'pos']; the data has ['fine', 'neg']"
     assert_refused(message, "train", tmp_path / "merged", other, "--out", tmp_path / "b", *OPTIONS)
     assert not (tmp_path / "b").exists()
 
@@ -293,8 +286,8 @@ def test_a_tokenizer_with_an_id_that_the_model_lacks(assert_refused, model, data
 def test_data_that_cannot_be_used(assert_refused, model, tmp_path):
     for text, message in (
         ("text,label\ngood,1\nbad,1\n", "two different labels"),
-        ("text,label\ngood,1\n,0\n", "text number 2 is empty"),
-        ("review,label\ngood,1\n", "expected `text` and `label`"),
+        ("text,label\ngood,1\n,0\n", "x.csv, line 3: expected a text; got ''"),
+        ("review,label\ngood,1\n", "expected a column `text`"),
     ):
         (tmp_path / "x.csv").write_text(text)
         assert_refused(message, "train", model, tmp_path / "x.csv", "--out", tmp_path / "a", *OPTIONS)

@@ -29,6 +29,11 @@ def integer(least, most=10**9, *also):
     return read
 
 
+def add_encoding(parser):
+    """--encoding of text files."""
+    parser.add_argument("--encoding", default="utf-8", metavar="E", help="of a file of texts (default: %(default)s)")
+
+
 def add_jobs(parser):
     """Where joblib computes: --jobs, a positive number of processes or -1, or --scheduler, a Dask cluster."""
     where = parser.add_mutually_exclusive_group()

@@ -1,33 +1,105 @@
-"""`lorabook evaluate`: loss and accuracy on a task's test rows, with or without an adapter."""
+"""`lorabook evaluate`: loss, accuracy, F1 and confusions of a model on labelled rows."""
+
+import shutil
+import sys
 
 from ..backend import get_xp
-from .arguments import add_model_and_data, add_workers
+from ..tables import cut, format_table
+from .arguments import add_encoding, add_workers
 
-HELP = "loss and accuracy of a model on a task's held-out rows, with or without an adapter"
-EXAMPLE = "lorabook evaluate minilm movie-reviews --adapter runs/reviews"
+HELP = "loss, accuracy, F1 and the confusion matrix of a model on labelled rows, with or without an adapter"
+EXAMPLE = "lorabook evaluate runs/mine reviews.csv"
 SHARED = ("seed", "backend")
+SHOWN = 12  # labels in a table
 
 
 def add_arguments(parser):
     """Options of the command."""
-    add_model_and_data(parser)
-    parser.add_argument("--adapter", metavar="DIR", help="PEFT adapter folder")
+    model = "an adapter folder; or mlp-digits, minilm, or a Hugging Face folder with a BERT encoder"
+    parser.add_argument("model", metavar="MODEL", help=model)
+    parser.add_argument("data", metavar="DATA", help="digits-rotated etc.; movie-reviews; a .csv, .tsv or .jsonl file")
+    parser.add_argument("--adapter", metavar="DIR", help="PEFT adapter folder, if MODEL is the model under it")
+    which = "rows as `train` divides them, or all (default: test of movie-reviews and digits, all of a file)"
+    parser.add_argument("--split", choices=("test", "train", "all"), help=which)
+    length = "tokens a text (default: as the adapter was trained, else 128)"
+    parser.add_argument("--max-length", type=int, metavar="T", help=length)
+    add_encoding(parser)
     add_workers(parser)
 
 
 def run(args):
     """Evaluate; nothing is written."""
-    from ..adapter_io import check_labels, load_adapter
+    import numpy as np
+
     from ..adapters import merge
-    from ..jobs import evaluate, make_job
+    from ..jobs import make_test
+    from ..metrics import report
+    from ..predictions import outputs
 
     xp = get_xp(args.backend)
-    job = make_job(args.model, args.data, seed=args.seed, max_length=args.max_length)
-    if args.adapter:
-        check_labels(args.adapter, job.labels)
-        load_adapter(args.adapter, job.model)
-        merge(job.model)
-    loss, accuracy = evaluate(job.model.to(xp), job.test, args.workers, progress=True)
-    rows = sum(len(y) for _, y in job.test)
-    text = f"{rows:,} held-out rows: loss {loss:.4f} nats, {100 * accuracy:.1f} % right"
-    return {"rows": rows, "loss": loss, "accuracy": accuracy}, text
+    options = {"seed": args.seed, "max_length": args.max_length, "encoding": args.encoding}
+    test = make_test(args.model, args.data, args.adapter, args.split, **options)
+    random = f"the classifier of {args.model} is random: it was never trained; this is how well guessing does"
+    model = test.model.to(xp)
+    merge(model)
+    logits = np.concatenate(outputs(model, test.batches, args.workers, progress=True))
+    found = report(logits, np.concatenate([y for _, y in test.batches]))
+    for note in [*test.notes, *([] if test.trained else [random])]:
+        print(f"note: {note}", file=sys.stderr)
+    text = _text(args, test, found) + ("" if test.trained else f"\n\nNote: {random}.")
+    return _result(test, found), text
+
+
+def _result(test, found):
+    columns = {name: getattr(found, name).tolist() for name in ("precision", "recall", "f1")}
+    columns = {"rows": found.counts.tolist(), "predicted": found.predicted.tolist()} | columns
+    return {
+        "rows": found.rows,
+        "loss": found.loss,
+        "accuracy": found.accuracy,
+        "macro_f1": found.macro_f1,
+        "classes": [
+            {"label": label} | {name: values[i] for name, values in columns.items()}
+            for i, label in enumerate(test.labels)
+        ],
+        "confusion": found.confusion.tolist(),
+        "trained": test.trained,
+    }
+
+
+def _text(args, test, found):
+    rows = f"{found.rows:,} row{'s' * (found.rows > 1)}"
+    occur = int((found.counts + found.predicted > 0).sum())
+    lines = [
+        f"{rows} of {args.data}: loss {found.loss:.4f} nats, {100 * found.accuracy:.1f} % right",
+        f"macro F1 {found.macro_f1:.4f}: the mean over the {occur} labels that a row has or was given",
+        "",
+    ]
+    classes = _result(test, found)["classes"]
+    shown = sorted(sorted(range(len(classes)), key=lambda i: -found.counts[i])[:SHOWN])
+    columns = {"label": lambda i: cut(classes[i]["label"], 32)}
+    columns |= {name: lambda i, name=name: f"{classes[i][name]:,}" for name in ("rows", "predicted")}
+    columns |= {name: lambda i, name=name: f"{classes[i][name]:.3f}" for name in ("precision", "recall", "f1")}
+    lines += [format_table(shown, columns), "", "Rows of each label, by the label that they were given:"]
+    lines += [_confusion(test.labels, found.confusion, shown)]
+    if len(shown) < len(classes):
+        lines += ["", f"The {len(shown)} labels with most rows, of {len(classes)}; --json shows all."]
+    return "\n".join(lines)
+
+
+def _confusion(labels, confusion, shown):
+    """The matrix as a table; what the labels that are not shown were taken for is left out, for what they: `others`."""
+    width = max(6, shutil.get_terminal_size().columns // (len(shown) + 2) - 2)
+    columns = {"label": lambda i: cut(labels[i], 32)}
+    for j in shown:
+        columns[_heading(columns, cut(labels[j], width))] = lambda i, j=j: f"{confusion[i, j]:,}"
+    if len(shown) < len(labels):
+        columns["others"] = lambda i: f"{confusion[i].sum() - confusion[i, shown].sum():,}"
+    return format_table(shown, columns)
+
+
+def _heading(taken, name):
+    """The name, made different from headings that are there already by blanks in front."""
+    while name in taken:
+        name = f" {name}"
+    return name

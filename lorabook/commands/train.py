@@ -121,7 +121,7 @@ def _run(args, workers, held):
     )
     after = evaluate(model, job.test, workers, progress=True)
     if workers.first:
-        save_adapter(out, model, config, args.model, job.task_type, job.labels)
+        save_adapter(out, model, config, args.model, job.task_type, job.labels, job.max_length)
         write_csv(out / "history.csv", history, args.command_line)
     memory = memory_table(model)
     result = {

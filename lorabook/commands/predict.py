@@ -1,0 +1,143 @@
+"""`lorabook predict`: labels with probabilities for texts, as they come."""
+
+import csv
+import io
+import json
+import shutil
+import sys
+from collections import Counter
+from pathlib import Path
+
+from ..backend import get_xp
+from ..errors import InputError
+from ..io import prepare_folder, write_atomic
+from ..tables import cut
+from .arguments import add_encoding, add_workers
+
+HELP = "label texts by a trained model: one line a text, with the label's probability"
+EXAMPLE = 'lorabook predict runs/mine --text "a fine film" "a dull one"'
+SHARED = ("backend",)
+
+
+def add_arguments(parser):
+    """Options of the command."""
+    model = "an adapter folder; or minilm or a Hugging Face folder, with --adapter, or with a trained classifier"
+    parser.add_argument("model", metavar="MODEL", help=model)
+    file = "texts: a .csv, .tsv or .jsonl file with a column `text`, or a .txt file, one text a line; default, and -: "
+    parser.add_argument("file", metavar="FILE", nargs="?", help=f"{file}standard input, answered line by line")
+    parser.add_argument("--text", nargs="+", action="extend", metavar="TEXT", help="texts, instead of a file")
+    parser.add_argument("--adapter", metavar="DIR", help="PEFT adapter folder, if MODEL is the model under it")
+    out = "write text, label, probability and the probability of each label there, instead of printing"
+    parser.add_argument("--out", metavar="FILE.csv|.jsonl", help=out)
+    length = "tokens a text, of longer ones the rest is left out (default: as the adapter was trained, else 128)"
+    parser.add_argument("--max-length", type=int, metavar="T", help=length)
+    size = "texts computed together, those of similar length (default: %(default)s)"
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help=size)
+    add_encoding(parser)
+    add_workers(parser)
+
+
+def run(args):
+    """Answer: with --out and --json when all is done, else as texts come, aligned on a terminal, elsewhere as CSV."""
+    from ..adapters.inject import merge, unload
+    from ..loading import find
+    from ..predictions import answers
+
+    xp, windows, out = get_xp(args.backend), _windows(args), _out(args)
+    model = find(args.model, args.adapter).load(max_length=args.max_length)
+    merge(model)
+    unload(model)  # the weights without the update are needed no more
+    seen, labels = Counter(), model.about.labels
+    found = answers(model.to(xp), windows, args.batch_size, args.workers, progress=out or args.json)
+    found = _counted(found, model.about, seen)
+    if out:
+        write_atomic(out, "".join(FORMS[out.suffix.lower()](labels, found)))
+        counts = {label: seen[i] for i, label in enumerate(labels)}
+        told = ", ".join(f"{label} {n:,}" for label, n in counts.items() if n)
+        return {"out": str(out), "texts": sum(counts.values()), "labels": counts}, f"wrote {out}: {told}"
+    if args.json:
+        return {"labels": list(labels), "predictions": list(_objects(labels, found))}, ""
+    return None, (_aligned if sys.stdout.isatty() else _csv)(labels, found)
+
+
+def _windows(args):
+    """The texts, in lists."""
+    from ..windows import file_windows, input_windows
+
+    if args.text and args.file:
+        raise InputError(f"expected a file or --text; got both: {args.file} and {len(args.text)} texts")
+    if args.text:
+        return [args.text]
+    if args.file not in (None, "-"):
+        return file_windows(args.file, args.encoding)
+    if sys.stdin is None:
+        raise InputError("standard input is closed; expected a FILE, or --text")
+    if sys.stdin.isatty():
+        print("reading texts from the terminal, one a line, up to Ctrl-D (on Windows Ctrl-Z, Enter)", file=sys.stderr)
+    return input_windows(args.encoding)
+
+
+def _out(args):
+    """The file to write, in a folder that can be written to; or None."""
+    if args.out is None:
+        return None
+    out = Path(args.out)
+    if out.suffix.lower() not in FORMS:
+        raise InputError(f"--out must be a file whose name ends in .csv or .jsonl; got {out}")
+    if args.file and out.exists() and Path(args.file).exists() and out.samefile(args.file):
+        raise InputError(f"--out {out} is the file of the texts; choose another one")
+    prepare_folder(out.parent)
+    return out
+
+
+def _counted(found, about, seen):
+    """The same, counting in `seen` how often each class was the answer; at the end a note on texts that were cut."""
+    cut = 0
+    for texts, rows, too_long in found:
+        seen.update(rows.argmax(axis=1).tolist())
+        cut += too_long
+        yield texts, rows
+    if cut:
+        limit = f"longer than {about.max_length} tokens, of which the rest was left out; --max-length sets the limit"
+        print(f"note: {cut:,} of {seen.total():,} texts are {limit}", file=sys.stderr)
+
+
+# ---- forms: from windows of (texts, probabilities) to pieces of the output -------------------------------------------
+
+
+def _aligned(labels, found):
+    """Label, probability and text, in lines as wide as the terminal."""
+    width = min(24, max(map(len, labels)))
+    room = max(20, shutil.get_terminal_size().columns - width - 12)
+    for texts, rows in found:
+        answers = zip(texts, rows.argmax(axis=1), rows.max(axis=1), strict=True)
+        yield "".join(f"{cut(labels[i], width):<{width}}  {p:7.2%}  {cut(text, room)}\n" for text, i, p in answers)
+
+
+def _csv(labels, found):
+    yield _csv_lines([["text", "label", "probability", *(f"p({label})" for label in labels)]])
+    for texts, rows in found:
+        answers = zip(texts, rows.argmax(axis=1), rows, strict=True)
+        yield _csv_lines([text, labels[i], f"{row[i]:.6g}", *(f"{p:.6g}" for p in row)] for text, i, row in answers)
+
+
+def _csv_lines(rows):
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _jsonl(labels, found):
+    for window in found:
+        yield "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in _objects(labels, [window]))
+
+
+def _objects(labels, found):
+    for texts, rows in found:
+        for text, row in zip(texts, rows, strict=True):
+            probabilities = {label: float(f"{p:.6g}") for label, p in zip(labels, row, strict=True)}
+            label = labels[row.argmax()]
+            yield {"text": text, "label": label, "probability": probabilities[label], "probabilities": probabilities}
+
+
+FORMS = {".csv": _csv, ".jsonl": _jsonl}

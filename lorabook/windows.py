@@ -1,0 +1,98 @@
+"""Texts to answer, in windows: lists of some hundred texts of a file; of standard input, whatever has come."""
+
+import itertools
+import queue
+import sys
+import threading
+from pathlib import Path
+
+from .errors import FormatError, InputError
+from .readers import numbered_lines
+from .tables import FORMATS, is_table, table_rows
+from .text import check_text
+
+WINDOW = 1600  # texts in memory at once, among which those of similar length are computed together
+END = object()
+
+
+def file_windows(path, encoding="utf-8"):
+    """Yield lists of the texts of a .csv, .tsv or .jsonl file with a column `text`, or of the lines of a .txt file."""
+    path = Path(path)
+    if is_table(path):
+        rows = ((line, row["text"]) for line, row in table_rows(path, ("text",), encoding=encoding))
+    elif path.suffix.lower() == ".txt":
+        rows = _lines(path, encoding)
+    else:
+        raise InputError(f"{path}: expected a {', '.join(FORMATS)} file with a column `text`, or a .txt file of lines")
+    texts, some = (_checked(path, *row) for row in rows), False
+    while window := list(itertools.islice(texts, WINDOW)):
+        some = True
+        yield window
+    if not some:
+        raise FormatError(f"{path} holds no texts")
+
+
+def _lines(path, encoding):
+    try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"cannot read {path}: not a file")  # opening a pipe would wait for somebody to write to it
+        with open(path, encoding="utf-8") as file:
+            for line, text in numbered_lines(file, path, encoding):
+                yield line, text.rstrip("\r\n")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def _checked(name, line, text):
+    check_text(text, f"{name}, line {line}")
+    return text
+
+
+def input_windows(encoding="utf-8", most=WINDOW):
+    """Yield lists of the lines of standard input, each list as soon as there is one: what has come, at most `most`.
+
+    A thread reads on meanwhile, so the list is short where lines come slowly, and long where answers take longer.
+    """
+    came, name = queue.Queue(2 * most), "standard input"
+
+    def read():
+        last = END
+        try:
+            for line, text in numbered_lines(_own(sys.stdin), name, encoding):
+                came.put(_checked(name, line, text.rstrip("\r\n")))
+        except Exception as error:
+            last = error
+        came.put(last)
+
+    threading.Thread(target=read, daemon=True).start()
+    last = None
+    while last is None:
+        window, item = [], _next(came)
+        while isinstance(item, str):
+            window.append(item)
+            if len(window) == most or came.empty():
+                break
+            item = came.get()
+        else:
+            last = item
+        if window:
+            yield window
+    if last is not END:
+        raise last
+
+
+def _next(came):
+    """The next item, however long it takes; on Windows a wait without an end would not hear ^C."""
+    while True:
+        try:
+            return came.get(timeout=0.5)
+        except queue.Empty:
+            continue
+
+
+def _own(stdin):
+    """A reader of its own on the same input: when the program ends, nobody waits for the thread that reads."""
+    try:
+        return open(stdin.fileno(), encoding="utf-8", closefd=False)
+    except (OSError, ValueError):  # no file of the system stands behind it
+        return stdin
