@@ -62,14 +62,12 @@ def numbered_lines(file, name, encoding="utf-8"):
 
 def _no_text(line, character, encoding):
     """What is wrong with a line in which this character stands, and what to do."""
-    is_utf8 = codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
-    byte = ord(character) & 0xFF
-    what = "a NUL character" if character == "\0" else f"byte 0x{byte:02x}, which is not {encoding}"
-    if not is_utf8:
-        return f"{what}; it may be in another encoding: name that, or {SAVE}"
+    what = "a NUL character" if character == "\0" else f"byte 0x{ord(character) & 0xFF:02x} is not {encoding}"
+    if codecs.lookup(encoding).name not in ("utf-8", "utf-8-sig"):
+        return f"{what}; name the encoding in which it was saved, or {SAVE}"
     if looks := _looks_like(line.encode("utf-8", "surrogateescape"), line):
         return f"{what}; the file looks like {looks}: pass --encoding {looks}, or {SAVE}"
-    return f"{what}; the file may be damaged, or no text: mend that line, or {SAVE}"
+    return f"{what}; the file is damaged, or in another encoding: name that with --encoding, or {SAVE}"
 
 
 def _looks_like(data, line):
@@ -81,8 +79,9 @@ def _looks_like(data, line):
     if even or odd:  # in UTF-16, every other byte of Latin letters is 0
         likely = max(even, odd) > max(len(data) / 4, 4 * min(even, odd))
         return f"utf-16-{'be' if even > odd else 'le'}" if likely else None
-    if LETTERS.search(line):
-        return None  # other characters of the line are UTF-8
+    marked, plain = len(NOT_TEXT.findall(line)), sum(map(str.isalpha, line))
+    if marked > max(3, plain) or LETTERS.search(line):
+        return None  # no Western language has so many accents; or the line's other characters are UTF-8
     try:
         data.decode("cp1252")  # latin-1 has the same letters at the same places
     except UnicodeDecodeError:

@@ -102,7 +102,21 @@ def stream_table(file, form, columns, optional=(), encoding="utf-8", name="stand
     if form == ".jsonl":
         return _objects(json_rows(lines, name), name, columns, optional)
     read, separator = SEPARATED[form]
-    return _under_header(read(lines, name), name, separator, columns, optional)
+    return _under_header(read(_separated(lines, name, separator, columns), name), name, separator, columns, optional)
+
+
+def _separated(lines, name, separator, columns):
+    """The lines, unless the columns stand in the first of them between other separators than this."""
+    lines = itertools.dropwhile(lambda numbered: not numbered[1].strip(), lines)
+    for number, line in itertools.islice(lines, 1):
+        fitting = [by for by in SEPARATORS if {cell.strip(' "\r\n') for cell in line.split(by)}.issuperset(columns)]
+        if fitting and separator not in fitting:
+            expected = f"expected {SEPARATORS[separator]}: save the file with {SEPARATORS[separator]}"
+            call_it = {",": ", or call it .csv", "\t": ", or call it .tsv"}.get(fitting[0], "")
+            words = SEPARATORS[fitting[0]]
+            raise FormatError(f"{name}, line {number}: the columns are separated by {words}; {expected}{call_it}")
+        yield number, line
+    yield from lines
 
 
 def _under_header(rows, name, separator, columns, optional):
@@ -113,8 +127,7 @@ def _under_header(rows, name, separator, columns, optional):
     try:
         places = {column: header.index(column) for column in _wanted(header, columns, optional)}
     except ValueError as error:
-        hint = _other_separator(header, separator, columns)
-        raise FormatError(f"{name}, line {line}: {hint or error}") from None
+        raise FormatError(f"{name}, line {line}: {error}") from None
     missing = {column: None for column in optional or () if column not in places}
     for line, cells in rows:
         if len(cells) != len(header):
@@ -157,18 +170,6 @@ def _wanted(names, columns, optional):
     if missing := [column for column in columns if column not in names]:
         raise ValueError(f"expected a column {' and a column '.join(f'`{c}`' for c in missing)}; got {_listed(names)}")
     return names if optional is None else [column for column in (*columns, *optional) if column in names]
-
-
-def _other_separator(header, separator, columns):
-    """What to do about a header in which other separators than this one give the columns, or None."""
-    for other, words in SEPARATORS.items():
-        names = {cell.strip(' "') for cell in separator.join(header).split(other)}
-        if other != separator and columns and names.issuperset(columns):
-            expected = SEPARATORS[separator]
-            return f"the columns are separated by {words}; expected {expected}: save the file with {expected}" + (
-                ", or call it .tsv" if other == "\t" else ", or call it .csv" if other == "," else ""
-            )
-    return None
 
 
 def _listed(names):

@@ -101,9 +101,9 @@ def _notes(train, test, names):
     trained, tested = (Counter(label for _, label in rows) for rows in (train, test))
     rare = [i for i in range(len(names)) if trained[i] + tested[i] < FEW]
     if rare:
-        rows = [f"{short(names[i])} {trained[i]} for training and {tested[i]} for the test" for i in rare[:4]]
-        more = f"; so have {len(rare) - 4} other labels" if len(rare) > 4 else ""
-        yield f"few rows, so little is learned or measured: {', '.join(rows)}{more}"
+        some = [f"{short(names[i])} ({trained[i]} for training, {tested[i]} for the test)" for i in rare[:4]]
+        more = f", and {len(rare) - 4} more" if len(rare) > 4 else ""
+        yield f"labels with few rows: {', '.join(some)}{more}"
     for a, b in alike(names)[:4]:
         yield f"the labels {short(a)} and {short(b)} differ only in capitals or blanks, and are two labels here"
 
@@ -145,7 +145,7 @@ def text_file(path, encoding="utf-8", split=True, names=None):
 def check_text(text, where):
     """Raise FormatError, beginning with `where`, unless it is a text of characters that are not all blank."""
     if not isinstance(text, str) or not text.strip():
-        raise FormatError(f"{where}: expected a text; got {short(text)}; write one, or drop the row")
+        raise FormatError(f"{where}: expected a text; got {short(text)}: write one, or drop the row")
     if not text.isascii():
         try:
             text.encode()
@@ -219,8 +219,8 @@ class TextBatches:
         if not texts:
             return None
         return (
-            f"{texts:,} of {len(self.ids):,} texts are longer than {self.max_length} tokens and were cut there, which "
-            f"lost {100 * share:.2g} % of all tokens; --max-length sets the limit"
+            f"{texts:,} of {len(self.ids):,} texts have more than {self.max_length} tokens and were cut, "
+            f"{100 * share:.2g} % of all tokens; --max-length sets the limit"
         )
 
     def first(self, share):

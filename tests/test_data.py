@@ -64,40 +64,123 @@ def test_batches_depend_on_seed_and_step_alone():
     assert not np.array_equal(epoch, np.concatenate([a.at(step)[1] for step in range(3, 6)]))
 
 
-def write(tmp_path, text):
-    path = tmp_path / "mine.csv"
-    path.write_text(text)
+# ---- the reader's own numbers ----------------------------------------------------------------------------------------
+
+
+def write(path, x, y):
+    """A table of numbers with these columns, the last of them constant, and labels."""
+    header = [*"abcdefgh"[: x.shape[1]], "constant", "label"]
+    rows = [[*map(repr, row.tolist()), "0.1", label] for row, label in zip(x, y, strict=True)]
+    if path.suffix == ".jsonl":
+        lines = [
+            "{" + ",".join(f'"{k}": {v}' for k, v in zip(header, [*row[:-1], f'"{row[-1]}"'], strict=True)) + "}"
+            for row in rows
+        ]
+    else:
+        separator = "\t" if path.suffix == ".tsv" else ","
+        lines = [separator.join(row) for row in [header, *rows]]
+    path.write_text("\n".join(lines))
     return str(path)
 
 
-def test_own_csv(tmp_path):
-    rng = np.random.default_rng(0)
-    rows = [f"{a:.3f},{'cat' if a > 0 else 'dog'},{b:.3f},5" for a, b in rng.standard_normal((60, 2))]
-    task = data.csv_task(write(tmp_path, "\n".join(["a,label,b,constant", *rows])))
-    assert task.x_train.shape == (40, 3)
+@pytest.fixture
+def mine(rng):
+    x = rng.standard_normal((60, 3))
+    return x, ["cat" if a > 0 else "dog" for a in x[:, 0]]
+
+
+@pytest.mark.parametrize("name", ["mine.csv", "mine.TSV", "mine.tsv", "mine.jsonl"])
+def test_own_table(tmp_path, mine, name):
+    path = tmp_path / name
+    task = data.csv_task(write(path.with_suffix(path.suffix.lower()), *mine), seed=1)
+    assert task.x_train.shape == (40, 4) and task.x_train.dtype == task.x_test.dtype == np.float32
     assert task.classes == 2
     np.testing.assert_allclose(task.x_train.mean(axis=0), 0, atol=1e-6)
-    np.testing.assert_allclose(task.x_train.std(axis=0), [1, 1, 0], atol=1e-6)
+    np.testing.assert_allclose(task.x_train.std(axis=0), [1, 1, 1, 0], atol=1e-6)
+    assert not task.x_test[:, 3].any()
+    x, y = np.concatenate([task.x_train, task.x_test]), np.concatenate([task.y_train, task.y_test])
+    for mine_column, column in zip(mine[0].T, x.T, strict=False):
+        np.testing.assert_allclose(np.corrcoef(np.sort(mine_column), np.sort(column))[0, 1], 1, atol=1e-9)
+    assert y[np.argsort(x[:, 0])].tolist() == [1] * mine[1].count("dog") + [0] * mine[1].count("cat")
+
+
+@pytest.mark.parametrize(
+    "units",
+    [
+        *(lambda x: 1e30 * x, lambda x: 1e-30 * x, lambda x: 1e300 * x, lambda x: 1e-300 * x, lambda x: -5 * x),
+        *(lambda x: x + 1.7e9, lambda x: 1e30 * (x + 1000), lambda x: 1e-30 * (x - 1000), lambda x: 3e38 / 4 * x),
+    ],
+)
+def test_no_choice_of_units_changes_anything(tmp_path, mine, units):
+    x, y = mine
+    usual = data.csv_task(write(tmp_path / "a.csv", x, y))
+    other = data.csv_task(write(tmp_path / "b.csv", units(x), y))
+    sign = -1 if units(np.array([1.0]))[0] < units(np.array([0.0]))[0] else 1
+    for part in ("x_train", "x_test"):
+        np.testing.assert_allclose(sign * getattr(other, part), getattr(usual, part), rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(other.y_train, usual.y_train)
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-30, 0.1, 1.7e9, 3e38, 1e300])
+def test_a_column_that_differs_by_rounding_alone_is_constant(tmp_path, mine, size):
+    x, y = mine
+    noise = np.where(x[:, :1] > 0, np.nextafter(size, np.inf), size)
+    task = data.csv_task(write(tmp_path / "a.csv", np.hstack([noise, x[:, 1:]]), y))
+    assert not task.x_train[:, 0].any() and not task.x_test[:, 0].any()
+    faint = data.csv_task(write(tmp_path / "a.csv", np.hstack([size * (1 + 1e-12 * x[:, :1]), x[:, 1:]]), y))
+    np.testing.assert_allclose(faint.x_train[:, 0].std(), 1, rtol=1e-3)
+
+
+def test_labels_are_numbered_by_size_and_the_split_follows_the_seed(tmp_path, rng):
+    x = np.arange(108.0)[:, None]
+    path = write(tmp_path / "a.csv", x, [str(i % 12) for i in range(108)])
+    a, b, c = (data.csv_task(path, seed) for seed in (1, 1, 2))
+    assert a.classes == 12
+    np.testing.assert_array_equal(a.x_test, b.x_test)
+    assert not np.array_equal(a.x_test, c.x_test)
+    np.testing.assert_array_equal(np.bincount(a.y_test), np.bincount(c.y_test))
+    order = np.argsort(np.concatenate([a.x_train, a.x_test])[:, 0])
+    np.testing.assert_array_equal(np.concatenate([a.y_train, a.y_test])[order], np.arange(108) % 12)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "header"),
-        ("a,b\n1,2\n", "one column `label`"),
-        ("label\nx\n", "others with numbers"),
-        ("a,label\n", "rows"),
-        ("a,label\n1,x\nfoo,y\n", "row 3.*foo"),
-        ("a,label\n1,x\n1,2,y\n", "row 3: expected 2 cells.*got 3"),
-        ("a,b,label\n1,2,x\n1,y\n", "row 3: expected 3 cells.*got 2"),
-        ("a,label\n1,x\n2,x\n", "two labels or more.*x: 2"),
-        ("a,label\n1,x\n2,x\n3,y\n", "y: 1"),
-        ("a,label\n" + "1,x\n2,y\n" * 8 + "nan,x\n", "row 18: NaN or Inf"),
+        ("", "mine.csv is empty; expected a header"),
+        ("a,b\n1,2\n", "line 1: expected a column `label`; got 'a, b'"),
+        ("label\nx\n", "expected rows, and a column of numbers beside `label`"),
+        ("a,label\n", "expected rows, and a column of numbers beside `label`"),
+        ("a;label\n1;x\n", "line 1: the columns are separated by semicolons; expected commas"),
+        (",label\n1,x\n", "line 1: column 1 has no name; name it or remove it"),
+        ("a,A,label\n1,2,x\n", "line 1: two columns are called 'a' and 'A'"),
+        (
+            "a,label\n1,x\nfoo,y\n",
+            "line 3, column 'a': expected a number such as 0.5; got 'foo': drop that row or fill",
+        ),
+        ('a,label\n"1,5",x\n', "line 2, column 'a': expected a number such as 0.5; got '1,5'"),
+        ("a,label\n1_000,x\n", "line 2, column 'a': expected a number such as 0.5; got '1_000'"),
+        ("a,label\n1,x\n,y\n", "line 3, column 'a': expected a number such as 0.5; got ''"),
+        ("a,label\n" + "1,x\n2,y\n" * 8 + "nan,x\n", "line 18, column 'a': expected a number such as 0.5; got 'nan'"),
+        ("a,label\n1,x\n1e309,y\n", "line 3, column 'a': '1e309' is too large for a number of 64 bits"),
+        ("a,label\n1,x\n1,2,y\n", "line 3: 3 cells, beginning with '1'; the header has 2"),
+        ("a,b,label\n1,2,x\n1,y\n", "line 3: 2 cells, beginning with '1'; the header has 3"),
+        ("a,label\n1,x\n1,\n", "line 3: a label must be text or a number; got ''"),
+        ("a,label\n1,1\n1,1.0\n", "line 3: the label '1.0' is the same number as '1' in line 2"),
+        ("a,label\n1,x\n2,x\n", "two labels or more and at least three rows of each; got 'x: 2'"),
+        ("a,label\n1,x\n2,x\n3,y\n", "got 'x: 2, y: 1'"),
     ],
 )
-def test_a_csv_that_cannot_be_used_says_where(tmp_path, text, message):
-    with pytest.raises(InputError, match=message):
-        data.csv_task(write(tmp_path, text))
+def test_a_table_that_cannot_be_used_says_where(tmp_path, text, message):
+    (tmp_path / "mine.csv").write_text(text)
+    with pytest.raises(InputError) as error:
+        data.csv_task(str(tmp_path / "mine.csv"))
+    assert "mine.csv" in str(error.value) and message in str(error.value)
+
+
+def test_a_truth_value_is_no_number(tmp_path):
+    (tmp_path / "mine.jsonl").write_text('{"a": 1, "label": "x"}\n{"a": true, "label": "y"}\n')
+    with pytest.raises(InputError, match="line 2, column 'a': expected a number such as 0.5; got True"):
+        data.csv_task(str(tmp_path / "mine.jsonl"))
 
 
 def test_other_bad_input(tmp_path):

@@ -5,9 +5,8 @@ import pytest
 from checks import sweep_setting
 
 from lorabook import InputError, choices, figures, plotting
-from lorabook.errors import FormatError
 from lorabook.sweep import TUNED, Recipe, loss_and_accuracy, trained
-from lorabook.tables import format_table, median_by, read_csv, write_csv
+from lorabook.tables import format_table, median_by, read_csv
 from lorabook.tuning import best_recipes, candidates
 
 FOLDER = Path(__file__).parents[1] / "figures"
@@ -96,20 +95,6 @@ def test_unknown_figure():
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
-
-
-def test_csv_round_trip(tmp_path):
-    rows = [{"name": "a", "r": None, "x": 0.1234567891}, {"name": "b,c", "r": 3, "x": 2e-9}]
-    write_csv(tmp_path / "x.csv", rows, "lorabook test")
-    assert read_csv(tmp_path / "x.csv") == [{"name": "a", "r": None, "x": 0.123457}, {"name": "b,c", "r": 3, "x": 2e-9}]
-
-
-def test_csv_with_a_missing_cell_is_refused(tmp_path):
-    (tmp_path / "x.csv").write_text("a,b\n1\n")
-    with pytest.raises(FormatError, match="as many cells"):
-        read_csv(tmp_path / "x.csv")
-    with pytest.raises(InputError, match="nothing.csv"):
-        read_csv(tmp_path / "nothing.csv")
 
 
 def test_table_lines_up():

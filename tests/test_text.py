@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from checks import WORDS, write_tokenizer
 
-from lorabook import FormatError, InputError
+from lorabook import FormatError, InputError, text
 from lorabook.text import PADDING, TextBatches, TextTask, movie_reviews, text_file
 from lorabook.tokenizer import load_tokenizer
 
@@ -75,112 +75,176 @@ def written(path, rows=ROWS):
     return path
 
 
+def everything(task):
+    return sorted(task.train + task.test)
+
+
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
 def test_text_file(tmp_path, name):
     task = text_file(written(tmp_path / name))
     assert task.name == name
     assert task.names == ["no", "yes"]
-    assert (len(task.train), len(task.test)) == (6, 2)
-    assert sorted(task.train + task.test) == [(text, int(label == "yes")) for text, label in ROWS]
+    assert everything(task) == [(text, int(label == "yes")) for text, label in ROWS]
 
 
-def test_the_same_rows_in_any_format_give_the_same_task(tmp_path):
-    tasks = [text_file(written(tmp_path / name), seed=3) for name in ("a.csv", "a.tsv", "a.jsonl")]
-    assert tasks[0].train == tasks[1].train == tasks[2].train
-    assert tasks[0].test == tasks[1].test == tasks[2].test
+def test_the_same_rows_in_any_format_and_order_give_the_same_task(tmp_path):
+    tasks = [text_file(written(tmp_path / name)) for name in ("a.csv", "a.tsv", "a.jsonl")]
+    tasks += [text_file(written(tmp_path / "b.csv", ROWS[::-1])), text_file(str(tmp_path / "b.csv"))]
+    assert all((task.train, task.test) == (tasks[0].train, tasks[0].test) for task in tasks)
 
 
 def test_a_file_from_a_spreadsheet(tmp_path):
     path = tmp_path / "a.csv"
-    path.write_bytes(b'\xef\xbb\xbftext,label\r\n"two\nlines, ""quoted""",1\r\nb,0\r\nc,0\r\n')
-    task = text_file(path)
-    assert {*task.train, *task.test} == {('two\nlines, "quoted"', 1), ("b", 0), ("c", 0)}
+    path.write_bytes(b'\xef\xbb\xbftext,label\r\n"two\r\nlines, ""quoted""",1\r\nb,0\r\nc,0\r\n')
+    assert everything(text_file(path)) == [("b", 0), ("c", 0), ('two\r\nlines, "quoted"', 1)]
+    path.write_bytes(path.read_bytes().decode().replace("b,0", "caf\u00e9,0").encode("utf-16"))
+    assert everything(text_file(path, "utf-16"))[1] == ("caf\u00e9", 0)
 
 
-def test_numbers_and_truth_values_as_labels(tmp_path):
+def test_numbers_as_labels(tmp_path):
     path = tmp_path / "a.jsonl"
-    path.write_text("\n".join(json.dumps({"text": f"t{i}", "label": i % 3}) for i in range(6)))
-    assert text_file(path).names == ["0", "1", "2"]
-    path.write_text("\n".join(json.dumps({"text": f"t{i}", "label": i > 2}) for i in range(6)))
-    assert text_file(path).names == ["False", "True"]
+    path.write_text("\n".join(json.dumps({"text": f"t{i}", "label": [i % 12, i % 12 + 0.0][i % 2]}) for i in range(50)))
+    task = text_file(path)
+    assert task.names == [str(i) for i in range(12)]
+    assert dict(everything(task))["t22"] == 10
 
 
 BAD = {
-    "a.txt": (b"text,label\na,1\nb,0\n", "expected a .csv, .tsv or .jsonl file"),
-    "b.csv": (b"text;label\na;1\nb;0\n", "line 2: expected `text` and `label`; got ['text;label']"),
-    "c.csv": (b"text,Label\na,1\nb,0\n", "line 2: expected `text` and `label`; got ['Label', 'text']"),
-    "d.csv": (b"text,label\na,1\nb\n", "line 3: expected `text` and `label`"),
-    "e.csv": (b"text,label\n", "holds no rows"),
-    "f.csv": (b"", "holds no rows"),
-    "g.csv": (b"text,label\na,1\n\xff,0\n", "cannot read"),
-    "h.csv": (b"text,label\na,1\n  ,0\n", "text number 2 is empty"),
-    "i.csv": (b"text,label\na,1\nb,\n", "label number 2 must be a name or a number; got ''"),
-    "j.csv": (b"text,label\na,1\nb,1\nc,1\n", "expected two different labels or more; all 3 are ['1']"),
-    "k.csv": (b'text,label\n"a,1\nb,0\n', "line 3 is malformed: unexpected end of data"),
-    "l.tsv": (b'text\tlabel\n"great" film\t1\nb\t0\n', "line 2 is malformed: '\t' expected after '\"'"),
-    "m.csv": (b"text,label\n" + b"a" * 200_000 + b",1\n", "line 2 is malformed: field larger than field limit"),
-    "n.tsv": (b"text,label\na,1\n", "line 2: expected `text` and `label`; got ['text,label']"),
-    "o.jsonl": (
-        b'{"text": "a", "label": 1}\n{"text": "b", "label"\n',
-        "line 2 is malformed: Expecting ':' delimiter at column 22",
-    ),
-    "p.jsonl": (b'["a", 1]\n', "line 1: expected `text` and `label`; got ['a', 1]"),
-    "q.jsonl": (b'{"text": "a"}\n', "line 1: expected `text` and `label`; got ['text']"),
-    "r.jsonl": (b'{"text": 3, "label": 1}\n{"text": "b", "label": 0}\n', "text number 1 is empty or no text"),
-    "s.jsonl": (b'{"text": "a", "label": [1]}\n{"text": "b", "label": 0}\n', "label number 1 must be"),
-    "t.jsonl": (b'{"text": "a", "label": null}\n', "line 1: expected `text` and `label`"),
-    "u.jsonl": (b'{"a":' * 9999, "line 1 is malformed"),
-    "v.jsonl": (b"\n\n", "holds no rows"),
-    "w.jsonl": (b'{"text": "a", "label": 1}\n', "expected two different labels"),
-    "x.jsonl": (
-        b'{"text": "a", "label": 1}\n\n \n{"text": "b"]',
-        "line 4 is malformed: Expecting ',' delimiter at column 13",
-    ),
-    "y.jsonl": (b'{"text": "a", "label": 1}\r\n\r\n["b"]', "line 3: expected `text` and `label`; got ['b']"),
-    "z.csv": (b'text,label\n"a\nb",1\n\nc\n', "line 5: expected `text` and `label`"),
+    "a.txt": ("text,label\na,1\nb,0\n", "expected a .csv, .tsv or .jsonl file"),
+    "b.csv": ("text,label\na,1,2\nb,0\n", "line 2: 3 cells"),
+    "c.csv": ('text,label\n\n"a\nb",1\n\n  ,0\n', "line 6: expected a text; got '  ': write one, or drop the row"),
+    "d.csv": ("text,label\na,1\nb,\n", "line 3: a label must be text or a number; got ''"),
+    "e.csv": ("text,label\na,1\nb,1\nc,1\n", "expected two different labels or more; all 3 are ['1']"),
+    "f.csv": ("text,label\na,1\nb,1.0\nc,0\n", "line 3: the label '1.0' is the same number as '1' in line 2"),
+    "g.csv": ("text,label\na,1\nb,0\n", "expected two different texts or more of one label at least"),
+    "h.csv": ("text,label\na,1\na,1\na,0\n", "expected two different texts or more of one label at least"),
+    "i.jsonl": ('{"text": "a", "label": true}\n', "line 1: a label must be text or a number; got True"),
+    "j.jsonl": ('\n{"text": 3, "label": 1}\n', "line 2: expected a text; got 3"),
+    "k.jsonl": ('{"text": "", "label": 1}\n', "line 1: expected a text; got ''"),
+    "l.csv": ("text,label\n", "holds no rows"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_files_are_refused(tmp_path, name):
     content, message = BAD[name]
-    (tmp_path / name).write_bytes(content)
+    (tmp_path / name).write_text(content)
     with pytest.raises(InputError) as error:
         text_file(tmp_path / name)
-    assert message in str(error.value)
-    assert name in str(error.value)
+    assert name in str(error.value) and message in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["nothing.csv", "folder.csv"])
-def test_no_such_file(tmp_path, name):
-    (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(InputError, match=f"cannot read .*{name}"):
-        text_file(tmp_path / name)
+# ---- the whole of a file ---------------------------------------------------------------------------------------------
+
+
+def test_a_whole_file_is_the_test_in_its_order(tmp_path):
+    task = text_file(written(tmp_path / "a.csv"), split=False)
+    assert (task.train, task.names) == ([], ["no", "yes"])
+    assert task.test == [(text, int(label == "yes")) for text, label in ROWS]
+
+
+def test_one_row_of_one_class_under_the_names_of_a_model(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\na,1\n")
+    assert text_file(tmp_path / "a.csv", split=False).test == [("a", 0)]
+    task = text_file(tmp_path / "a.csv", split=False, names=["0", "2", "1"])
+    assert (task.test, task.names) == ([("a", 2)], ["0", "2", "1"])
+    with pytest.raises(InputError, match=r"a.csv, line 2: the label '1' is none of \['no', 'yes'\]"):
+        text_file(tmp_path / "a.csv", split=False, names=["no", "yes"])
 
 
 # ---- the split -------------------------------------------------------------------------------------------------------
 
 
-def test_split_is_a_shuffle_by_seed():
-    texts, labels = [f"t{i}" for i in range(40)], [i % 3 for i in range(40)]
-    tasks = [TextTask.split("x", texts, labels, seed) for seed in (0, 0, 1)]
+def labelled(count, classes=3, first=0):
+    """(texts, labels)."""
+    numbers = range(first, first + count)
+    return [f"text {i}" for i in numbers], [f"c{i % classes}" for i in numbers]
+
+
+def test_a_quarter_of_the_texts_is_for_the_test():
+    task = TextTask.split("x", *labelled(4000))
+    assert 950 < len(task.test) < 1050
+    assert everything(task) == sorted((text, int(label[1])) for text, label in zip(*labelled(4000), strict=True))
+    assert not {text for text, _ in task.train} & {text for text, _ in task.test}
+    assert task.train != sorted(task.train)
+
+
+def test_the_split_is_that_of_every_machine_and_year():
+    task = TextTask.split("x", *labelled(16, 2))
+    assert [text for text, _ in task.test] == ["text 12", "text 13", "text 6", "text 14", "text 7"]
+
+
+def test_no_row_changes_sides_when_others_come_go_or_change_places(rng):
+    texts, labels = labelled(300)
+    tested = set(TextTask.split("x", texts, labels).test)
+    more = labelled(200, first=300)
+    assert set(TextTask.split("x", texts + more[0], labels + more[1]).test) >= tested
+    order = rng.permutation(300)[:200]
+    fewer = TextTask.split("x", [texts[i] for i in order], [labels[i] for i in order])
+    assert set(fewer.test) <= tested and not set(fewer.train) & tested
+
+
+def test_equal_texts_are_on_one_side():
+    texts, labels = labelled(60)
+    twins = [text.replace(" ", end) for text, end in zip(texts, ["\n", "\r\n", " \t", " "] * 15, strict=True)]
+    task = TextTask.split("x", texts + twins, labels + labels[1:] + labels[:1])
+    sides = [{" ".join(text.split()) for text, _ in rows} for rows in (task.train, task.test)]
+    assert not sides[0] & sides[1] and len(task.train) + len(task.test) == 120
+
+
+@pytest.mark.parametrize("rows", [2, 3, 5])
+def test_every_class_with_two_texts_has_some_on_both_sides(rows):
+    for first in range(0, 3000, 30):
+        texts, labels = labelled(3 * rows, 3, first)
+        task = TextTask.split("x", [*texts, "single"], [*labels, "z"])
+        assert {label for _, label in task.train} == {0, 1, 2, 3}
+        assert {label for _, label in task.test} == {0, 1, 2}
+
+
+def test_a_text_with_two_labels_is_not_what_moves():
+    hashes = {"a": 0.3, "b": 0.5, "c": 0.6, "d": 0.1, "e": 0.2}
+    cases = {
+        (("a", 0), ("b", 0), ("a", 1), ("c", 1)): {"b", "c"},  # a alone would do, but is in both classes
+        (("a", 0), ("b", 0), ("d", 1), ("e", 1)): {"a", "d"},
+        (("d", 0), ("e", 0), ("e", 1), ("b", 1)): {"e"},
+        (("a", 0), ("b", 0), ("a", 1), ("b", 1)): {"a"},  # nothing else can
+        (("d", 0), ("b", 1), ("c", 1)): {"b"},
+    }
+    for rows, tested in cases.items():
+        of_test = text._tested([hashes[name] for name, _ in rows], [label for _, label in rows])
+        assert {name for name in hashes if hashes[name] in of_test & {hashes[n] for n, _ in rows}} == tested
+
+
+def test_rare_classes_are_mentioned():
+    texts, labels = labelled(90)
+    assert TextTask.split("x", texts, labels).notes == ()
+    task = TextTask.split("x", [*texts, "a", "b", "c"], [*labels, "one", "two", "two"])
+    assert task.notes == (
+        "labels with few rows: 'one' (1 for training, 0 for the test), 'two' (1 for training, 1 for the test)",
+    )
+    many = TextTask.split("x", *labelled(60, 10))
+    assert many.notes[0].count("for training") == 4 and many.notes[0].endswith(", and 6 more")
+    task = TextTask.split("x", *(2 * rows for rows in (texts, [label.upper() for label in labels])))
+    assert task.notes == ()
+    task = TextTask.split("x", texts, [label.upper() if i < 45 else label for i, label in enumerate(labels)])
+    assert task.notes[0] == "the labels 'C0' and 'c0' differ only in capitals or blanks, and are two labels here"
+
+
+def test_movie_reviews_are_shuffled_by_seed():
+    texts, labels = [f"t{i}" for i in range(40)], [str(i % 3) for i in range(40)]
+    tasks = [TextTask.shuffled("x", texts, labels, 30, seed) for seed in (0, 0, 1)]
     assert tasks[0] == tasks[1] != tasks[2]
     for task in tasks:
         assert (len(task.train), len(task.test)) == (30, 10)
-        assert sorted(task.train + task.test) == sorted((t, i % 3) for i, t in enumerate(texts))
-        assert task.train != sorted(task.train)
-
-
-def test_labels_are_numbered_in_sorted_order():
-    task = TextTask.split("x", list("abcd"), ["so so", "bad", "good", "bad"])
-    assert task.names == ["bad", "good", "so so"]
-    assert sorted(task.train + task.test) == [("a", 2), ("b", 0), ("c", 1), ("d", 0)]
+        assert everything(task) == sorted((t, i % 3) for i, t in enumerate(texts))
+    order = np.random.default_rng(1).permutation(40)
+    assert tasks[2].train == [(texts[i], i % 3) for i in order[:30]]
 
 
 @pytest.mark.parametrize("train", [0, 4, 5, -1])
 def test_a_split_without_training_or_test_rows(train):
     with pytest.raises(InputError, match=f"4 texts cannot be split into {train} for training"):
-        TextTask.split("x", list("abcd"), [0, 1, 0, 1], train=train)
+        TextTask.shuffled("x", list("abcd"), ["0", "1", "0", "1"], train)
 
 
 # ---- batches ---------------------------------------------------------------------------------------------------------
@@ -286,6 +350,26 @@ def test_a_text_without_a_token(tokenizer):
     tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B")
     with pytest.raises(InputError, match=r"finds no token in '\\n'; drop that row"):
         TextBatches([("a", 0), ("\n", 1)], tokenizer, 1)
+
+
+def test_what_was_cut_off_is_counted(tmp_path):
+    write_tokenizer(tmp_path / "tokenizer.json")
+    rows = [("a good film", 0), ("bad", 1), ("the plot a film", 0), ("good bad good bad good bad good", 1)]
+    batches = TextBatches(rows, load_tokenizer(tmp_path, 5), 2)
+    assert [len(ids) for ids in batches.ids] == [5, 3, 5, 5]
+    assert batches.cut == (2, (1 + 4) / (3 + 1 + 4 + 7))
+    assert batches.cut_note() == (
+        "2 of 4 texts have more than 5 tokens and were cut, 33 % of all tokens; --max-length sets the limit"
+    )
+    assert batches.first(0.5).cut == (0, 0) and batches.first(0.5).cut_note() is None
+    assert batches.first(0.75).cut == (1, 1 / 8)
+    whole = TextBatches(rows, load_tokenizer(tmp_path, 9), 2)
+    assert whole.cut == (0, 0) and whole.cut_note() is None
+
+
+def test_an_empty_share_of_lost_tokens(tmp_path):
+    write_tokenizer(tmp_path / "tokenizer.json")
+    assert TextBatches([("\n", 0)], load_tokenizer(tmp_path, 5), 1).cut == (0, 0)
 
 
 def test_first_texts_alone(batches):
