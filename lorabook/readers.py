@@ -11,9 +11,11 @@ blanks between rows are passed over. Nothing is held but the row at hand, and th
 """
 
 import codecs
+import contextlib
 import csv
 import json
 import re
+from pathlib import Path
 
 from .configs import parse_json, short
 from .errors import FormatError, InputError
@@ -28,6 +30,18 @@ MARKS = {  # UTF-32 first: its mark begins as that of UTF-16
     codecs.BOM_UTF16_BE: "utf-16",
 }
 SAVE = 'save it as UTF-8 (a spreadsheet calls that "CSV UTF-8")'
+
+
+@contextlib.contextmanager
+def opened(path):
+    """Context of a file of text, for `numbered_lines`. Raises InputError if there is none to be read."""
+    try:
+        if Path(path).exists() and not Path(path).is_file():
+            raise InputError(f"cannot read {path}: not a file")  # opening a pipe would wait for somebody to write to it
+        with open(path, encoding="utf-8") as file:
+            yield file
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
 
 
 def numbered_lines(file, name, encoding="utf-8"):

@@ -1,6 +1,5 @@
 """Tables: one reader for files of texts and of numbers, ours and others'; CSV files that say how they were made."""
 
-import contextlib
 import csv
 import io
 import itertools
@@ -15,7 +14,7 @@ from .environment import summary
 from .errors import FormatError, InputError
 from .io import write_atomic
 from .labels import NUMBER
-from .readers import csv_rows, json_rows, numbered_lines, tsv_rows
+from .readers import csv_rows, json_rows, numbered_lines, opened, tsv_rows
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
@@ -48,19 +47,8 @@ def table_rows(path, columns, optional=(), encoding="utf-8", comments=None):
     """
     if not is_table(path):
         raise InputError(f"{path}: expected a .csv, .tsv or .jsonl file")
-    with _opened(path) as file:
+    with opened(path) as file:
         yield from stream_table(file, Path(path).suffix.lower(), columns, optional, encoding, path, comments)
-
-
-@contextlib.contextmanager
-def _opened(path):
-    try:
-        if Path(path).exists() and not Path(path).is_file():
-            raise InputError(f"cannot read {path}: not a file")  # opening a pipe would wait for somebody to write to it
-        with open(path, encoding="utf-8") as file:
-            yield file
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
 
 
 def read_numbers(path, encoding="utf-8"):
@@ -70,7 +58,7 @@ def read_numbers(path, encoding="utf-8"):
     """
     read, _ = SEPARATED[Path(path).suffix.lower()]
     numbers, width = array("d"), None
-    with _opened(path) as file:
+    with opened(path) as file:
         for line, cells in read(numbered_lines(file, path, encoding), path):
             if width is None and not any(NUMBER.fullmatch(cell.strip()) for cell in cells):
                 width = len(cells)

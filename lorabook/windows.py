@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 from .errors import FormatError, InputError
-from .readers import numbered_lines
+from .readers import numbered_lines, opened
 from .tables import FORMATS, is_table, table_rows
 from .text import check_text
 
@@ -33,14 +33,9 @@ def file_windows(path, encoding="utf-8"):
 
 
 def _lines(path, encoding):
-    try:
-        if path.exists() and not path.is_file():
-            raise InputError(f"cannot read {path}: not a file")  # opening a pipe would wait for somebody to write to it
-        with open(path, encoding="utf-8") as file:
-            for line, text in numbered_lines(file, path, encoding):
-                yield line, text.rstrip("\r\n")
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+    with opened(path) as file:
+        for line, text in numbered_lines(file, path, encoding):
+            yield line, text.rstrip("\r\n")
 
 
 def _checked(name, line, text):

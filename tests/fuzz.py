@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lorabook import InputError, data, tables, text
+from lorabook import InputError, data, matrices, tables, text, windows
 
 SECONDS = 5  # of processor time a file may take
 
@@ -240,9 +240,9 @@ def encoded(rng, content, encoding="utf-8"):
     return damaged(rng, content) if rng.random() < 0.5 else content
 
 
-def numbers(rng):
-    """A table of numbers with labels."""
-    return table(rng, words=NUMBERS if rng.random() < 0.3 else NUMBERS[:7], header=("a", "label", "b"))
+def numbers(rng, header=("a", "label", "b")):
+    """A table of numbers, with labels unless told otherwise."""
+    return table(rng, words=NUMBERS if rng.random() < 0.3 else NUMBERS[:7], header=header)
 
 
 def our_csv(rng):
@@ -252,8 +252,13 @@ def our_csv(rng):
 
 
 def read_whole(path):
-    """As evaluate and predict do."""
+    """As evaluate does."""
     return text.text_file(path, split=False)
+
+
+def predicted(path):
+    """As predict does."""
+    return list(windows.file_windows(path))
 
 
 def read_in(encoding):
@@ -270,6 +275,9 @@ GENERATORS = {
     "texts_cp1252": Kind(lambda rng: table(rng, encoding="cp1252"), read_in("cp1252"), ".csv"),
     "numbers_csv": Kind(numbers, data.csv_task, ".csv"),
     "numbers_jsonl": Kind(lambda rng: json_lines(rng, ("a", "label")), data.csv_task, ".jsonl"),
+    "matrix_csv": Kind(lambda rng: numbers(rng, ("a", "b")), matrices.read_matrix, ".csv"),
+    "predict_csv": Kind(table, predicted, ".csv"),
+    "predict_txt": Kind(lambda rng: encoded(rng, "\n".join(pick(rng, WORDS) for _ in range(9))), predicted, ".txt"),
     "our_csv": Kind(our_csv, tables.read_csv, ".csv"),
     "bytes_csv": Kind(lambda rng: rng.bytes(int(rng.integers(300))), text.text_file, ".csv"),
 }
