@@ -128,7 +128,7 @@ def test_merge_does_not_overwrite_a_model(run, run_json, model, data, tmp_path):
     run_json("train", model, data, "--out", tmp_path / "a", *OPTIONS)
     before = (model / "model.safetensors").read_bytes()
     code, _, err = run("merge", model, "--adapter", tmp_path / "a", "--out", model)
-    assert code == 2 and "holds a model.safetensors already" in err
+    assert code == 2 and "holds a model or an adapter already (config.json, model.safetensors, tokenizer.json)" in err
     assert (model / "model.safetensors").read_bytes() == before
 
 
