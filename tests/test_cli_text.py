@@ -253,7 +253,7 @@ def test_unknown_model_and_data(assert_refused, model, data, tmp_path):
         assert_refused("digits is made of images", *command, model, "digits")
         assert_refused("expected a .csv, .tsv or .jsonl file", *command, model, "movies")
         assert_refused("cannot read nothing.csv", *command, model, "nothing.csv")
-    argv = ["merge", "bert-of-mine", "--adapter", tmp_path, "--out", tmp_path / "m"]
+    argv = ["merge", "bert-of-mine", "--adapter", foreign(tmp_path / "f"), "--out", tmp_path / "m"]
     assert_refused("bert-of-mine", *argv)
 
 

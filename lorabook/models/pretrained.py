@@ -106,10 +106,11 @@ def load_weights(folder, model, tensors):
     tensor, by name.
     """
     own = model.named_params()
-    others = [n for n in tensors if n not in own and n.startswith(tuple(f"{head}." for head in OTHER_HEADS))]
+    heads = tuple(f"{head}." for head in OTHER_HEADS if head not in model.children)
+    others = [name for name in tensors if name.startswith(heads)]
     if others:
-        heads = ", ".join(sorted({".".join(name.split(".")[:-1]) for name in others}))
-        note(f"{folder}: the heads for other tasks are passed over ({heads})")
+        layers = ", ".join(sorted({name.rpartition(".")[0] for name in others}))
+        note(f"{folder}: the heads for other tasks are passed over ({layers})")
     unused = {*others, *(n for n in tensors if n not in own and n.startswith("bert.pooler."))}
     found = {name: tensor for name, tensor in tensors.items() if name not in unused}
     if not any(name.startswith("classifier.") for name in found):
