@@ -6,6 +6,7 @@ out can be compared, printed and written again.
 
 import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ def read_file(path, size, what=None):
         if Path(path).exists() and not Path(path).is_file():
             raise InputError(f"cannot read {path}: not a file")  # opening a pipe would wait for somebody to write to it
         with open(path, "rb") as file:
-            data = file.read(size + 1)
+            data = file.read(min(size, os.fstat(file.fileno()).st_size) + 1)
     except OSError as error:
         expected = f"; expected {what}" if what else ""
         raise InputError(f"cannot read {path}: {error.strerror}{expected}") from None

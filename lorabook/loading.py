@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors
-
 from .adapter_io import about, classes_of, load_adapter
 from .configs import short
 from .errors import FormatError, InputError
 from .hub import known_name, locate
-from .models.bert import BertForSequenceClassification, label_names, read_config
+from .models.bert import BertForSequenceClassification
+from .models.pretrained import label_names, open_pretrained
 from .tokenizer import load_tokenizer
 
 MAX_LENGTH = 128  # tokens of a text, unless told otherwise
@@ -139,10 +138,12 @@ def _labels(adapter, folder, told):
 
     As many as the classifier has rows, in the adapter or in the folder; None if there is no classifier.
     """
-    config = read_config(folder)
+    config, tensors = open_pretrained(folder)
     classes = classes_of(adapter) if adapter else None
-    if classes is None and (classes := _rows_of_classifier(folder)) is None:
-        return None
+    if classes is None:
+        if len(shape := tensors["classifier.weight"].shape if "classifier.weight" in tensors else ()) != 2:
+            return None
+        classes = shape[0]
     named = label_names(config) if told is None else told
     if told is not None and len(told) != classes:
         raise FormatError(f"{adapter}: {len(told)} labels for a classifier of {classes} classes")
@@ -155,11 +156,3 @@ def _labels(adapter, folder, told):
 def _named(labels):
     """Whether somebody has given the labels their names."""
     return any(label != f"LABEL_{i}" for i, label in enumerate(labels))
-
-
-def _rows_of_classifier(folder):
-    try:
-        with safetensors.safe_open(folder / "model.safetensors", "numpy") as file:
-            return file.get_slice("classifier.weight").get_shape()[0] if "classifier.weight" in file.keys() else None
-    except (OSError, safetensors.SafetensorError):
-        return None  # reading the model will say what is wrong

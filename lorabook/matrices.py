@@ -8,8 +8,8 @@ import numpy as np
 from . import hub
 from .adapter_io import adapter_updates
 from .errors import FormatError, InputError
-from .io import read_safetensors
 from .tables import read_numbers
+from .weights import read_weights
 
 EXPECTED = (
     "mlp-digits, minilm, a Hugging Face folder, a PEFT adapter folder, or a .safetensors, .npy, .npz, .csv or .tsv file"
@@ -125,9 +125,3 @@ def _plain(name):
 
 def _few(names):
     return ", ".join(list(names)[:4]) + (", ..." if len(names) > 4 else "")
-
-
-def read_weights(path):
-    if path.is_dir():
-        path = path / "model.safetensors"
-    return read_safetensors(path)[0]

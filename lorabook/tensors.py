@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .backend import array_namespace
 from .configs import parse_json, short
 from .errors import FormatError, InputError
 
@@ -71,16 +72,24 @@ class Tensor:
         if dtype is not None:
             with np.errstate(over="ignore"):
                 array = array.astype(dtype, copy=False)
-        if finite and array.dtype.kind == "f" and array.size:
-            with np.errstate(invalid="ignore"):
-                lowest, highest = array.min(), array.max()  # NaN if one of them is
-            if not (np.isfinite(lowest) and np.isfinite(highest)):
-                n = array.size - np.count_nonzero(np.isfinite(array))
-                raise FormatError(
-                    f"{self.path}: tensor {self.name} holds {n:,} numbers that are NaN or infinite in {array.dtype}; "
-                    "nothing can be computed from it. Fetch, convert or train it again"
-                )
+        if finite:
+            check_finite(array, f"{self.path}: tensor {self.name}")
         return array
+
+
+def check_finite(array, what):
+    """Raise FormatError if numbers of an array of any backend are NaN or infinite. what: for the message."""
+    xp = array_namespace(array)
+    if not xp.isdtype(array.dtype, "real floating") or not math.prod(array.shape):
+        return
+    with np.errstate(invalid="ignore"):
+        ends = float(xp.min(array)), float(xp.max(array))  # NaN if any number is
+    if not all(map(math.isfinite, ends)):
+        n = int(xp.sum(xp.astype(~xp.isfinite(array), xp.int64)))
+        raise FormatError(
+            f"{what} holds {n:,} numbers that are NaN or infinite in {str(array.dtype).rpartition('.')[2]}; nothing "
+            "can be computed from it. Fetch, convert or train it again"
+        )
 
 
 def read_safetensors(path, finite=True):

@@ -128,7 +128,7 @@ def test_merge_does_not_overwrite_a_model(run, run_json, model, data, tmp_path):
     run_json("train", model, data, "--out", tmp_path / "a", *OPTIONS)
     before = (model / "model.safetensors").read_bytes()
     code, _, err = run("merge", model, "--adapter", tmp_path / "a", "--out", model)
-    assert code == 2 and "holds a model.safetensors already" in err
+    assert code == 2 and "holds a model or an adapter already (config.json, model.safetensors, tokenizer.json)" in err
     assert (model / "model.safetensors").read_bytes() == before
 
 
@@ -253,7 +253,7 @@ def test_unknown_model_and_data(assert_refused, model, data, tmp_path):
         assert_refused("digits is made of images", *command, model, "digits")
         assert_refused("expected a .csv, .tsv or .jsonl file", *command, model, "movies")
         assert_refused("cannot read nothing.csv", *command, model, "nothing.csv")
-    argv = ["merge", "bert-of-mine", "--adapter", tmp_path, "--out", tmp_path / "m"]
+    argv = ["merge", "bert-of-mine", "--adapter", foreign(tmp_path / "f"), "--out", tmp_path / "m"]
     assert_refused("bert-of-mine", *argv)
 
 

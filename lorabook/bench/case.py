@@ -6,7 +6,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..hub import locate
-from ..models.bert import read_config
+from ..models.pretrained import read_config
 
 SIX = ("query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense")
 LABELS = 2

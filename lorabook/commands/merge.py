@@ -1,7 +1,6 @@
 """`lorabook merge`: a plain checkpoint with W + scaling * B @ A in the place of W."""
 
 from ..errors import InputError
-from ..io import read_safetensors
 from ..locks import output_folder
 
 HELP = "write a plain Hugging Face checkpoint with the adapter merged into the weights"
@@ -17,40 +16,25 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Load, merge, write model.safetensors, config.json and tokenizer.json."""
-    from ..adapter_io import labels_of, load_adapter
+    """Load, merge, write weights, config.json and the base's tokenizer files."""
+    from ..adapter_io import load_adapter
     from ..adapters import unload
     from ..adapters.inject import merge
-    from ..hub import locate
-    from ..models.bert import BertForSequenceClassification, save_pretrained
+    from ..loading import find
+    from ..models.bert import BertForSequenceClassification
+    from ..models.pretrained import save_pretrained
 
-    folder = locate(args.model)
-    labels = labels_of(args.adapter) or _labels(args.adapter, folder)
-    model = BertForSequenceClassification.from_pretrained(folder, labels=len(labels))
+    source = find(args.model, args.adapter)
+    if source.labels is None:
+        raise InputError(f"neither {args.adapter} nor {args.model} holds a classifier; expected one of them to")
+    labels = list(source.labels)
+    model = BertForSequenceClassification.from_pretrained(source.folder, labels=len(labels))
     config = load_adapter(args.adapter, model)
     with output_folder(args.out) as out:
-        if (out / "model.safetensors").exists():
-            raise InputError(f"{out} holds a model.safetensors already; choose another --out")
+        if holds := sorted(p.name for p in out.iterdir() if p.suffix in (".json", ".safetensors")):
+            raise InputError(f"{out} holds a model or an adapter already ({', '.join(holds)}); choose another --out")
         merge(model)
         unload(model)
-        save_pretrained(out, model, folder, labels)
-    text = f"merged r = {config.r} into {args.model}; wrote {out}: model.safetensors, config.json, tokenizer.json"
-    return {"out": str(out), "r": config.r, "labels": labels}, text
-
-
-def _labels(adapter, folder):
-    """Names of the classes for an adapter that does not tell them: as many as its classifier has, or the model's own.
-
-    The names are those in the model's config.json if it has as many, else LABEL_0, LABEL_1, ...: as transformers does.
-    """
-    from ..adapter_io import classes_of
-    from ..models.bert import label_names, read_config
-
-    classes = classes_of(adapter)
-    if classes is None:
-        weight = read_safetensors(folder / "model.safetensors")[0].get("classifier.weight")
-        if weight is None or weight.ndim != 2:
-            raise InputError(f"neither {adapter} nor {folder} holds a classifier; expected one of them to")
-        classes = weight.shape[0]
-    names = label_names(read_config(folder))
-    return names if len(names) == classes else [f"LABEL_{i}" for i in range(classes)]
+        files = save_pretrained(out, model, source.folder, labels)
+    text = f"merged r = {config.r} into {args.model}; wrote {out}: {', '.join(files)}"
+    return {"out": str(out), "r": config.r, "labels": labels, "files": files}, text

@@ -4,70 +4,16 @@ Token ids (B, T) go in; PADDING (-1) fills up the batch, and no token attends to
 a token like any other. Wiring only: the block is in `transformer`, the mathematics in `functional`.
 """
 
-import json
-from pathlib import Path
-
 import numpy as np
 
 from .. import functional as F
 from ..attention import PADDING, padding_bias
 from ..backend import arange_like, array_namespace
-from ..errors import FormatError, InputError
-from ..io import read_safetensors, write_atomic, write_safetensors
+from ..errors import InputError
 from ..layers import Embedding, Layer, LayerNorm, Linear, Sequential, prefixed
 from .classifier import Classifier
+from .pretrained import ACTIVATION_NAMES, load_weights, open_pretrained
 from .transformer import AddNorm, PostNormBlock, SelfAttention
-
-SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-         "max_position_embeddings", "type_vocab_size")  # fmt: skip
-ACTIVATION_NAMES = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}  # theirs: ours
-
-
-def read_config(path):
-    """The config.json of a BERT folder as a dict, with every value that this implementation depends on checked."""
-    path = Path(path) / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise ValueError("not an object")
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path} is not a JSON object: {error}") from None
-    fixed = {
-        "model_type": "bert",
-        "position_embedding_type": "absolute",
-        "is_decoder": False,
-        "add_cross_attention": False,
-    }
-    for key, expected in fixed.items():
-        if (came := config.get(key, expected)) != expected:
-            raise FormatError(f"{path}: {key} is {came!r}; only {expected!r} is implemented")
-    for key in SIZES:
-        if not _is_integer(config.get(key)) or config[key] < 1:
-            raise FormatError(f"{path}: {key} must be a positive integer; got {config.get(key)!r}")
-    if config["hidden_size"] % config["num_attention_heads"]:
-        sizes = f"{config['hidden_size']} and {config['num_attention_heads']}"
-        raise FormatError(f"{path}: hidden_size must be a multiple of num_attention_heads; got {sizes}")
-    if (act := config.get("hidden_act", "gelu")) not in [*F.ACTIVATIONS, *ACTIVATION_NAMES]:
-        raise FormatError(f"{path}: hidden_act is {act!r}; expected one of {', '.join(F.ACTIVATIONS)}")
-    if (pad := config.get("pad_token_id")) is not None and not (_is_integer(pad) and 0 <= pad < config["vocab_size"]):
-        raise FormatError(f"{path}: pad_token_id must be from 0 to {config['vocab_size'] - 1}; got {pad!r}")
-    for key in ("layer_norm_eps", "initializer_range"):
-        value = config.get(key, 1.0)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2:
-            raise FormatError(f"{path}: {key} must be a small positive number; got {value!r}")
-    return config
-
-
-def label_names(config):
-    """The names of the classes that a config.json gives, in order; [] if it gives none."""
-    names = config.get("id2label")
-    return list(map(str, names.values())) if isinstance(names, dict) else []
-
-
-def _is_integer(value):
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 class BertEmbeddings(Layer):
@@ -176,7 +122,7 @@ class Head(Layer):
 
     def __init__(self, config, labels=0, rng=None):
         """labels: number of classes. rng: numpy Generator or seed that draws the classifier, N(0, 0.02^2)."""
-        if isinstance(self, Classifier) and (not _is_integer(labels) or labels < 1):
+        if isinstance(self, Classifier) and (not isinstance(labels, int) or isinstance(labels, bool) or labels < 1):
             raise InputError(f"labels must be the number of classes, an integer from 1 on; got {labels!r}")
         children = {"bert": BertModel(config, self.pooler)}
         if labels:
@@ -190,42 +136,10 @@ class Head(Layer):
 
     @classmethod
     def from_pretrained(cls, path, **kwargs):
-        """Model with the weights of a Hugging Face folder: config.json and model.safetensors.
-
-        A classifier that the file does not hold keeps its random start; a pooler that the model does not use is passed
-        over. Every other missing, extra or misshapen tensor raises InputError by name.
-        """
-        path = Path(path)
-        if not (path / "model.safetensors").exists() and (
-            pickled := sorted(path.glob("*.bin")) + sorted(path.glob("*.pt*"))
-        ):
-            how = "convert it with transformers: model.save_pretrained(folder, safe_serialization=True)"
-            raise InputError(f"{pickled[0]} is a pickle, which can run code and is not opened; {how}")
-        config = read_config(path)
-        tensors, _ = read_safetensors(path / "model.safetensors")
-        found = {
-            name if name.startswith(("bert.", "classifier.")) else f"bert.{name}": a for name, a in tensors.items()
-        }
-        found.pop("bert.embeddings.position_ids", None)  # a buffer of old versions: 0, 1, 2, ...
-        for name, sizes in {  # before memory is taken for what config.json promises
-            "embeddings.word_embeddings.weight": ("vocab_size", "hidden_size"),
-            "embeddings.position_embeddings.weight": ("max_position_embeddings", "hidden_size"),
-            "embeddings.token_type_embeddings.weight": ("type_vocab_size", "hidden_size"),
-            f"encoder.layer.{config['num_hidden_layers'] - 1}.intermediate.dense.weight": (
-                "intermediate_size",
-                "hidden_size",
-            ),
-        }.items():
-            promised, came = tuple(config[size] for size in sizes), getattr(found.get(f"bert.{name}"), "shape", "none")
-            if promised != came:
-                raise FormatError(
-                    f"{path}: config.json promises {name} of shape {promised} ({', '.join(sizes)}); found {came}"
-                )
+        """Model with the weights of a Hugging Face folder, as `pretrained.load_weights` reads them."""
+        config, tensors = open_pretrained(path)
         model = cls(config, **kwargs)
-        own = model.named_params()
-        if not cls.pooler:
-            found = {name: a for name, a in found.items() if not name.startswith("bert.pooler.")}
-        model.load({name: a for name, a in own.items() if name.startswith("classifier.")} | found)
+        load_weights(path, model, tensors)
         return model
 
 
@@ -284,15 +198,3 @@ class BertForSentenceEmbedding(Head):
         bert_cache, share = cache
         _, grads = self.children["bert"].backward(dout[:, None, :] * share[:, :, None], bert_cache)
         return None, prefixed("bert", grads)
-
-
-def save_pretrained(folder, model, source, labels):
-    """Write a plain model as a Hugging Face folder: its weights, the config with its labels, the source's tokenizer."""
-    names = {
-        "id2label": {str(i): name for i, name in enumerate(labels)},
-        "label2id": {n: i for i, n in enumerate(labels)},
-    }
-    config = model.children["bert"].config | names | {"architectures": [type(model).__name__]}
-    write_safetensors(Path(folder) / "model.safetensors", model.named_params(), {"format": "pt"})
-    write_atomic(Path(folder) / "tokenizer.json", (Path(source) / "tokenizer.json").read_bytes())
-    write_atomic(Path(folder) / "config.json", json.dumps(config, indent=2) + "\n")
