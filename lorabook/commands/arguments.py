@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import math
 import re
 
 
@@ -32,6 +33,22 @@ def integer(least, most=10**9, *also):
 def add_encoding(parser):
     """--encoding of text files."""
     parser.add_argument("--encoding", default="utf-8", metavar="E", help="of a file of texts (default: %(default)s)")
+
+
+def number(above=-math.inf):
+    """The type of an option that is a finite number, larger than `above`."""
+
+    def read(text):
+        try:
+            value = float(text) if re.fullmatch(r"[+-]?[0-9.eE+-]{1,40}", text) else math.nan
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and value > above):
+            bound = "" if above == -math.inf else f" above {above}"
+            raise argparse.ArgumentTypeError(f"expected a finite number{bound}; got {text!r}")
+        return value
+
+    return read
 
 
 def add_jobs(parser):

@@ -9,7 +9,7 @@ from ..data import SHIFTS
 from ..errors import InputError
 from ..locks import output_folder
 from ..tables import format_table, median_by, write_csv
-from .arguments import add_jobs, integer, where_jobs_run
+from .arguments import add_jobs, integer, number, where_jobs_run
 
 HELP = "rank versus error: truncated and trained updates of every rank, as table, CSV and picture"
 EXAMPLE = "lorabook sweep --data digits-mirrored --ranks 1 2 4 8 --seeds 3"
@@ -36,9 +36,9 @@ def add_arguments(parser):
 def add_recipes(parser):
     """How each side trains: the options that take the place of what was tuned."""
     tuned = "(default: tuned, see the lines under the table)"
-    parser.add_argument("--lr", type=float, help=f"learning rate of LoRA, at every rank {tuned}")
-    parser.add_argument("--lr-full", type=float, metavar="LR", help=f"learning rate of full fine-tuning {tuned}")
-    parser.add_argument("--lora-alpha", type=float, help=f"scaling is lora_alpha / r at every rank {tuned}")
+    parser.add_argument("--lr", type=number(), help=f"learning rate of LoRA, at every rank {tuned}")
+    parser.add_argument("--lr-full", type=number(), metavar="LR", help=f"learning rate of full fine-tuning {tuned}")
+    parser.add_argument("--lora-alpha", type=number(), help=f"scaling is lora_alpha / r at every rank {tuned}")
     parser.add_argument(
         "--use-rslora", action="store_true", help="scaling is lora_alpha / sqrt(r), lora_alpha 16 if not given"
     )

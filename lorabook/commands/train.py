@@ -11,7 +11,7 @@ from ..io import fingerprint
 from ..locks import output_folder
 from ..optim import SCHEDULES, AdamW
 from ..tables import format_table, write_csv
-from .arguments import add_model_and_data, add_workers, integer
+from .arguments import add_model_and_data, add_workers, integer, number
 
 HELP = "fine-tune a model with LoRA; the output folder opens in PEFT"
 EXAMPLE = "lorabook train minilm movie-reviews --r 8 --target-modules query value --epochs 2 --out runs/mine"
@@ -25,15 +25,17 @@ def add_arguments(parser):
         "--out", required=True, metavar="DIR", help="adapter folder to write; must not hold another run"
     )
     parser.add_argument("--r", type=integer(1, 2**16), default=8, help="rank (default: %(default)s)")
-    parser.add_argument("--lora-alpha", type=float, default=16, help="scaling is lora_alpha / r (default: %(default)s)")
     parser.add_argument(
-        "--lora-dropout", type=float, default=0.0, metavar="P", help="dropout on the LoRA branch's input"
+        "--lora-alpha", type=number(), default=16, help="scaling is lora_alpha / r (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--lora-dropout", type=number(), default=0.0, metavar="P", help="dropout on the LoRA branch's input"
     )
     parser.add_argument("--use-rslora", action="store_true", help="scaling is lora_alpha / sqrt(r)")
     parser.add_argument(
         "--target-modules", nargs="+", metavar="NAME", help="layers (default: query value; for mlp-digits all)"
     )
-    parser.add_argument("--lr", type=float, help="learning rate of AdamW (default: 0.001; for mlp-digits 0.01)")
+    parser.add_argument("--lr", type=number(), help="learning rate of AdamW (default: 0.001; for mlp-digits 0.01)")
     parser.add_argument(
         "--lr-schedule",
         choices=list(SCHEDULES),
@@ -42,7 +44,9 @@ def add_arguments(parser):
     parser.add_argument(
         "--warmup", type=integer(0), default=0, metavar="STEPS", help="steps of linear warm-up (default: 0)"
     )
-    parser.add_argument("--max-grad-norm", type=float, metavar="X", help="clip the gradient's norm (default: off)")
+    parser.add_argument(
+        "--max-grad-norm", type=number(above=0), metavar="X", help="clip the gradient's norm (default: off)"
+    )
     parser.add_argument(
         "--epochs", type=integer(1), help="passes over the data, a whole number (default: 2; for mlp-digits 60)"
     )
