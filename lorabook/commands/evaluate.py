@@ -1,11 +1,11 @@
 """`lorabook evaluate`: loss, accuracy, F1 and confusions of a model on labelled rows."""
 
 import shutil
-import sys
 
 from ..backend import get_xp
+from ..notes import note
 from ..tables import cut, format_table
-from .arguments import add_encoding, add_workers
+from .arguments import add_encoding, add_workers, integer
 
 HELP = "loss, accuracy, F1 and the confusion matrix of a model on labelled rows, with or without an adapter"
 EXAMPLE = "lorabook evaluate runs/mine reviews.csv"
@@ -22,7 +22,7 @@ def add_arguments(parser):
     which = "rows as `train` divides them, or all (default: test of movie-reviews and digits, all of a file)"
     parser.add_argument("--split", choices=("test", "train", "all"), help=which)
     length = "tokens a text (default: as the adapter was trained, else 128)"
-    parser.add_argument("--max-length", type=int, metavar="T", help=length)
+    parser.add_argument("--max-length", type=integer(2), metavar="T", help=length)
     add_encoding(parser)
     add_workers(parser)
 
@@ -44,8 +44,8 @@ def run(args):
     merge(model)
     logits = np.concatenate(outputs(model, test.batches, args.workers, progress=True))
     found = report(logits, np.concatenate([y for _, y in test.batches]))
-    for note in [*test.notes, *([] if test.trained else [random])]:
-        print(f"note: {note}", file=sys.stderr)
+    for line in [*test.notes, *([] if test.trained else [random])]:
+        note(line)
     text = _text(args, test, found) + ("" if test.trained else f"\n\nNote: {random}.")
     return _result(test, found), text
 
@@ -88,18 +88,18 @@ def _text(args, test, found):
 
 
 def _confusion(labels, confusion, shown):
-    """The matrix as a table; what the labels that are not shown were taken for is left out, for what they: `others`."""
-    width = max(6, shutil.get_terminal_size().columns // (len(shown) + 2) - 2)
-    columns = {"label": lambda i: cut(labels[i], 32)}
-    for j in shown:
-        columns[_heading(columns, cut(labels[j], width))] = lambda i, j=j: f"{confusion[i, j]:,}"
+    """The matrix as a table, its columns by name, or by number where the names are too long or alike.
+
+    What the labels that are shown were taken for beside them is in the column `others`.
+    """
+    names = [cut(labels[i], 32) for i in shown]
+    width = sum(max(6, len(name)) + 2 for name in names) + max(map(len, names))
+    by_name = width <= shutil.get_terminal_size().columns and len({*names, "label", "others"}) == len(names) + 2
+    numbers = [str(n) for n in range(1, len(shown) + 1)]
+    row_names = dict(zip(shown, names if by_name else map(" ".join, zip(numbers, names, strict=True)), strict=True))
+    columns = {"label": row_names.get}
+    for j, heading in zip(shown, names if by_name else numbers, strict=True):
+        columns[heading] = lambda i, j=j: f"{confusion[i, j]:,}"
     if len(shown) < len(labels):
         columns["others"] = lambda i: f"{confusion[i].sum() - confusion[i, shown].sum():,}"
     return format_table(shown, columns)
-
-
-def _heading(taken, name):
-    """The name, made different from headings that are there already by blanks in front."""
-    while name in taken:
-        name = f" {name}"
-    return name

@@ -11,8 +11,9 @@ from pathlib import Path
 from ..backend import get_xp
 from ..errors import InputError
 from ..io import prepare_folder, write_atomic
+from ..notes import note
 from ..tables import cut
-from .arguments import add_encoding, add_workers
+from .arguments import add_encoding, add_workers, integer
 
 HELP = "label texts by a trained model: one line a text, with the label's probability"
 EXAMPLE = 'lorabook predict runs/mine --text "a fine film" "a dull one"'
@@ -30,9 +31,9 @@ def add_arguments(parser):
     out = "write text, label, probability and the probability of each label there, instead of printing"
     parser.add_argument("--out", metavar="FILE.csv|.jsonl", help=out)
     length = "tokens a text, of longer ones the rest is left out (default: as the adapter was trained, else 128)"
-    parser.add_argument("--max-length", type=int, metavar="T", help=length)
+    parser.add_argument("--max-length", type=integer(2), metavar="T", help=length)
     size = "texts computed together, those of similar length (default: %(default)s)"
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help=size)
+    parser.add_argument("--batch-size", type=integer(1), default=32, metavar="N", help=size)
     add_encoding(parser)
     add_workers(parser)
 
@@ -99,7 +100,7 @@ def _counted(found, about, seen):
         yield texts, rows
     if cut:
         limit = f"longer than {about.max_length} tokens, of which the rest was left out; --max-length sets the limit"
-        print(f"note: {cut:,} of {seen.total():,} texts are {limit}", file=sys.stderr)
+        note(f"{cut:,} of {seen.total():,} texts are {limit}")
 
 
 # ---- forms: from windows of (texts, probabilities) to pieces of the output -------------------------------------------
