@@ -73,57 +73,48 @@ def learning_rates(rows):
 
 @styled
 def headline_choices(rows):
-    """Left: LoRA against tuned full fine-tuning, choice by choice. Right: what the splits and the seeds do to both."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.2), width_ratios=(1.25, 1))
+    """LoRA minus tuned full fine-tuning, in points. Left: rates and scalings, mean over splits; right: each split."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.2), width_ratios=(1.2, 1), sharey=True)
     by_split = {}  # (choice, r, split): accuracies of its seeds, in percent
     for row in rows:
         by_split.setdefault((row["choice"], row["r"], row["split"]), []).append(100 * row["test_accuracy"])
-    mean = {key: np.mean(found) for key, found in by_split.items()}
     splits, ranks = (sorted({row[k] for row in rows if row[k] is not None}) for k in ("split", "r"))
 
-    def gap(choice, r):
-        return mean_and_error([mean[choice, r, split] - mean["tuned", None, split] for split in splits])
+    def gaps(choice, r):
+        """Of every split: means over its seeds."""
+        return [np.mean(by_split[choice, r, s]) - np.mean(by_split["tuned", None, s]) for s in splits]
 
-    left.axhline(0, color="black", linewidth=1.2, linestyle="--")
-    _name(left, "full fine-tuning at its own rate", (ranks[0], 0), (-8, 5), "black")
-    first, error = gap("first", None)
-    left.axhspan(first - error, first + error, color="black", alpha=0.12, linewidth=0)
-    lr = {row["choice"]: row["lr"] for row in rows if row["r"] is None}
-    _name(left, f"full fine-tuning at {lr['first']:g}", (ranks[0], first), (-8, 5), "#555555")
-    for choice, (_, color, marker), label in zip(
-        ("first", "rslora", "tuned"),
-        SCALINGS.values(),
-        ("scaling 16 / r, rate 0.01", r"scaling 16 / $\sqrt{r}$, rate 0.01", "own scaling and rate"),
-        strict=True,
-    ):
-        points = np.array([gap(choice, r) for r in ranks])
-        left.errorbar(ranks, *points.T, color=color, marker=marker, capsize=3, elinewidth=1)
-        _name(left, label, (ranks[-1], points[-1, 0]), (8, -3), color)
+    aside, lr = ranks[-1] * 1.25, {row["choice"]: row["lr"] for row in rows if row["r"] is None}
+    mean, error = mean_and_error(gaps("first", None))
+    left.axhspan(mean - error, mean + error, color="black", alpha=0.12, linewidth=0)
+    _name(left, f"full fine-tuning, rate {lr['first']:g}", (aside, mean), (0, -3), "#555555")
+    _name(left, f"full fine-tuning, rate {lr['tuned']:g}", (aside, 0), (0, 4), "black")
+    places = {"first": (ranks[-1], (10, -3)), "rslora": (ranks[1], (14, -20)), "tuned": (ranks[1], (-10, 28))}
+    words = ("LoRA, 16 / r, rate 0.01", r"LoRA, 16 / $\sqrt{r}$, rate 0.01", "LoRA, own scaling and rate")
+    for (choice, (r, offset)), (_, color, marker), text in zip(places.items(), SCALINGS.values(), words, strict=True):
+        points = {r: mean_and_error(gaps(choice, r)) for r in ranks}
+        left.errorbar(ranks, *zip(*points.values(), strict=True), color=color, marker=marker, capsize=3, elinewidth=1)
+        _name(left, text, (r, points[r][0]), offset, color)
     _rank_axis(left, ranks)
-    left.set_xlim(ranks[0] * 0.8, ranks[-1] * 6)
-    left.set_ylabel("LoRA minus tuned full fine-tuning, points")
-    left.set_title("The choices: rate and scaling")
+    left.set_xlim(ranks[0] * 0.85, ranks[-1] * 9)
+    left.set_ylabel("LoRA minus full fine-tuning, points")
+    left.set_title(f"Rate and scaling: mean of {len(splits)} splits")
 
-    r = ranks[len(ranks) // 2]
-    order = sorted(splits, key=lambda split: mean["tuned", None, split])
-    for (key, label, color, marker), shift in zip(
-        ((("tuned", None), "full fine-tuning", "black", "D"), (("tuned", r), f"LoRA, r = {r}", PALETTE["lora"], "o")),
-        (-0.12, 0.12),
-        strict=True,
+    tuned = {r: dict(zip(splits, gaps("tuned", r), strict=True)) for r in ranks if r >= 16}
+    order = sorted(splits, key=lambda split: np.mean([own[split] for own in tuned.values()]))
+    for (r, own), shift, color, marker in zip(
+        tuned.items(), (-0.18, 0, 0.18), ("#E8924A", PALETTE["lora"], "#7F3300"), "o^s", strict=False
     ):
-        at = np.arange(len(order)) + shift
-        seeds = [by_split[(*key, split)] for split in order]
-        right.vlines(at, [min(s) for s in seeds], [max(s) for s in seeds], color=color, linewidth=1)
-        right.plot(at, [mean[(*key, split)] for split in order], marker, color=color)
-        _name(
-            right, label, (0.03, 0.95 if color == "black" else 0.88), (0, 0), color, xycoords="axes fraction", va="top"
-        )
+        right.plot([i + shift for i in range(len(order))], [own[s] for s in order], marker, color=color)
+        y = 0.22 - 0.08 * list(tuned).index(r)
+        right.plot(0.06, y, marker, color=color, transform=right.transAxes)
+        right.text(0.1, y, f"LoRA, r = {r}", color=color, transform=right.transAxes, va="center")
     right.set_xticks(range(len(order)), order)
-    right.set_xlabel("split, from hard to easy")
-    right.set_ylabel("right on test rows")
-    _percent(right.yaxis)
-    right.set_title("The split")
-    n = len({row["seed"] for row in rows})
-    note = f"Digits turned by 90 degrees. Left: mean over {len(splits)} splits and its standard error; "
-    figure.suptitle(note + f"right: mean and range of {n} seeds", x=0.01, ha="left", fontsize=9.5, color="#444444")
+    right.set_xlabel("split (seed that drew it)")
+    right.set_title("Own scaling and rate: each split alone")
+    for axes in (left, right):
+        axes.axhline(0, color="black", linewidth=1.2, linestyle="--")
+    seeds = len({row["seed"] for row in rows})
+    note = f"Right on test rows, digits turned by 90 degrees, against tuned full fine-tuning; {seeds} seeds a split"
+    figure.suptitle(f"{note}; bars: standard error", x=0.01, ha="left", fontsize=9.5, color="#444444")
     return figure

@@ -140,8 +140,7 @@ def finished(setting, ranks, seeds, jobs=1):
 def against_full(rows, value="test_accuracy"):
     """{(method, r): (mean, standard error)} of value minus that of full fine-tuning with the same seed.
 
-    A split that is easy is so for every method: the difference within a seed varies less than either side does. One
-    seed has no standard error: NaN.
+    Both were tested on the same rows and began at the same base. One seed has no standard error: NaN.
     """
     full = {row["seed"]: row[value] for row in rows if row["method"] == "full"}
     gaps = {}
