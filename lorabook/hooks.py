@@ -19,7 +19,7 @@ class Hook:
     columns, options = (), {}
 
     def arrays(self, params):
-        """{name: array} that a checkpoint keeps: at every call the same arrays, finite, of shapes that a run decides."""
+        """{name: array} that a checkpoint keeps: the same arrays at every call, finite, of known shapes."""
         return {}
 
     def start(self, model, workers, past):
