@@ -9,7 +9,7 @@ from . import hub
 from .adapter_io import adapter_updates
 from .errors import FormatError, InputError
 from .tables import read_numbers
-from .weights import read_weights
+from .weights import open_weights
 
 EXPECTED = (
     "mlp-digits, minilm, a Hugging Face folder, a PEFT adapter folder, or a .safetensors, .npy, .npz, .csv or .tsv file"
@@ -19,7 +19,8 @@ EXPECTED = (
 def matrices_of(source, seed=0):
     """({name: W (d_out, d_in)}, {name: its inputs (N, d_in), where known}) of a model, by name or path.
 
-    A PEFT adapter folder gives the update scaling * B A of each of its layers.
+    A PEFT adapter folder gives the update scaling * B A of each of its layers. Of a checkpoint W is a `Tensor` that is
+    still in its file, so that one matrix at a time takes memory.
     """
     if source == "mlp-digits":
         from .data import digits
@@ -52,7 +53,7 @@ def update_between(base, tuned):
             raise InputError(f"{name} is {shapes}; expected two checkpoints of one model")
     alone = sorted(before.keys() ^ after.keys())
     notes = [f"only one of the two has {_few(alone)}: left out"] if alone else []
-    return {name: after[name].astype("f8") - before[name] for name in both}, notes
+    return {name: np.asarray(after[name], "f8") - np.asarray(before[name], "f8") for name in both}, notes
 
 
 def read_matrix(path):
@@ -74,7 +75,7 @@ def read_matrix(path):
 def _read(path):
     if path.is_dir():
         adapter = (path / "adapter_config.json").exists()
-        return adapter_updates(path) if adapter else read_weights(path)
+        return adapter_updates(path) if adapter else open_weights(path)
     suffix = path.suffix.lower()
     if suffix == ".npz":
         return _read_npz(path)
@@ -82,7 +83,7 @@ def _read(path):
         return {path.stem: read_matrix(path)}
     if suffix != ".safetensors":
         raise InputError(f"{path}: expected {EXPECTED}")
-    return read_weights(path)
+    return open_weights(path)
 
 
 def _read_npz(path):
@@ -112,11 +113,16 @@ def _read_npz(path):
 
 
 def _two_dimensional(path, arrays):
-    found = {n: W for n, W in arrays.items() if W.ndim == 2 and W.dtype.kind == "f"}
+    """Those of the arrays, or Tensors still in their file, that are matrices of floating-point numbers."""
+    found = {n: W for n, W in arrays.items() if len(W.shape) == 2 and _floating(W)}
     if not found:
         came = ", ".join(f"{n} ({W.dtype}, shape {W.shape})" for n, W in list(arrays.items())[:8])
         raise InputError(f"{path} holds no matrix of floating-point numbers; found {came or 'nothing'}")
     return found
+
+
+def _floating(W):
+    return W.dtype.kind == "f" if isinstance(W, np.ndarray) else W.floating
 
 
 def _plain(name):

@@ -22,6 +22,7 @@ def spectrum(name, W, X=None):
     activation_svd_output_error, the error in the outputs X W^T of either truncation. Errors are relative to rank 0; of
     a matrix of zeros they are 0.
     """
+    W = np.asarray(W)
     check_matrix(W, name)
     W = W.astype("f8")
     s = np.linalg.svd(W, compute_uv=False)

@@ -84,7 +84,7 @@ def test_a_matrix_from_every_kind_of_file(tmp_path, W):
         "m.safetensors": "W",
     }.items():
         matrices, inputs = matrices_of(tmp_path / name)
-        np.testing.assert_array_equal(matrices[found], W)
+        np.testing.assert_array_equal(np.asarray(matrices[found]), W)
         assert not inputs
     assert set(matrices_of(tmp_path / "m.npz")[0]) == {"W", "half"}
 
