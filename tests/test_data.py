@@ -121,6 +121,13 @@ def test_no_choice_of_units_changes_anything(tmp_path, mine, units):
     np.testing.assert_array_equal(other.y_train, usual.y_train)
 
 
+def test_an_offset_takes_no_digit_that_the_file_has(tmp_path, mine):
+    x, y = np.rint(8 * mine[0]), mine[1]
+    usual, far = (data.csv_task(write(tmp_path / "a.csv", x + offset, y)) for offset in (0, 2**50))
+    np.testing.assert_allclose(far.x_train, usual.x_train, rtol=2e-7, atol=2e-7)
+    np.testing.assert_allclose(far.x_test, usual.x_test, rtol=2e-7, atol=2e-7)
+
+
 @pytest.mark.parametrize("size", [1e-300, 1e-30, 0.1, 1.7e9, 3e38, 1e300])
 def test_a_column_that_differs_by_rounding_alone_is_constant(tmp_path, mine, size):
     x, y = mine
