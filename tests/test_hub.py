@@ -650,11 +650,29 @@ def test_the_hugging_face_cache_comes_first(offline, tmp_path, monkeypatch, vari
     for name, model in {"old": MODEL[:-1], "other": bytes(len(MODEL)), "right": MODEL}.items():
         (snapshots / name).mkdir(parents=True)
         (snapshots / name / "model.bin").write_bytes(model)
-        (snapshots / name / "LICENSE").write_text("as it comes")
+        (snapshots / name / "LICENSE").write_bytes(b"MIT")
+        (snapshots / name / "README.md").write_text("as it comes")
     assert hub.locate("toy") == snapshots / "right"
+    assert hub.cached("toy") == (snapshots / "right", None)
     (snapshots / "right" / "LICENSE").unlink()
     with pytest.raises(InputError, match="cannot fetch"):
         hub.locate("toy")
+
+
+def test_every_file_of_a_copy_in_the_hugging_face_cache_is_verified(server, cache, tmp_path, monkeypatch, capsys):
+    """A copy whose tokenizer or config is another one is passed over, and the known one fetched."""
+    entry = replace(TOY, repository="someone/toy", repository_files=("model.bin", "LICENSE"))
+    monkeypatch.setitem(hub.KNOWN, "toy", entry)
+    snapshot = tmp_path / "huggingface" / "hub" / "models--someone--toy" / "snapshots" / "main"
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.bin").write_bytes(MODEL)
+    (snapshot / "LICENSE").write_bytes(b"mit")
+    folder = hub.locate("toy", progress=False)
+    assert folder.parent == cache and (folder / "LICENSE").read_bytes() == b"MIT"
+    assert f"note: {snapshot}: LICENSE has sha256" in capsys.readouterr().err
+    assert hub.locate("toy", progress=False) == folder and capsys.readouterr().err == ""
+    (snapshot / "LICENSE").write_bytes(b"MIT")
+    assert hub.locate("toy", progress=False) == snapshot
 
 
 # ---- which index -----------------------------------------------------------------------------------------------------

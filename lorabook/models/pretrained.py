@@ -109,8 +109,8 @@ def load_weights(folder, model, tensors):
     heads = tuple(f"{head}." for head in OTHER_HEADS if head not in model.children)
     others = [name for name in tensors if name.startswith(heads)]
     if others:
-        layers = ", ".join(sorted({name.rpartition(".")[0] for name in others}))
-        note(f"{folder}: the heads for other tasks are passed over ({layers})")
+        names = ", ".join(sorted({name.partition(".")[0] for name in others}))
+        note(f"{folder}: heads for other tasks are passed over ({names})")
     unused = {*others, *(n for n in tensors if n not in own and n.startswith("bert.pooler."))}
     found = {name: tensor for name, tensor in tensors.items() if name not in unused}
     if not any(name.startswith("classifier.") for name in found):
