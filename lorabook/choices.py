@@ -5,6 +5,7 @@ splits, and with several seeds on each: what differs between the seeds of one sp
 """
 
 import joblib
+import numpy as np
 from tqdm import tqdm
 
 from .low_rank import energy_rank, svd
@@ -32,6 +33,16 @@ def choice_rows(setting, splits=range(10), seeds=range(3), ranks=RANKS, jobs=1, 
     run = joblib.Parallel(n_jobs=jobs, return_as="generator")
     rows = run(joblib.delayed(_row)(setting, problems[split], *choice, split, seed) for choice, split, seed in runs)
     return list(tqdm(rows, total=len(runs), delay=2, disable=None if progress else True, unit="run"))
+
+
+def split_gaps(rows, choice, r):
+    """{split: accuracy of this choice minus that of tuned full fine-tuning, in points; means over the seeds}."""
+    means = {}
+    for row in rows:
+        if (key := (row["choice"], row["r"])) in ((choice, r), ("tuned", None)):
+            means.setdefault(key, {}).setdefault(row["split"], []).append(100 * row["test_accuracy"])
+    full = means["tuned", None]
+    return {split: float(np.mean(found) - np.mean(full[split])) for split, found in means[choice, r].items()}
 
 
 def _row(setting, problem, choice, r, recipe, split, seed):

@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import FixedLocator, NullFormatter
 
+from .choices import split_gaps
 from .plotting import PALETTE, _log_axis, _name, _percent, _rank_axis, styled
 from .sweep import mean_and_error
 from .tuning import best_recipes
@@ -75,24 +76,16 @@ def learning_rates(rows):
 def headline_choices(rows):
     """LoRA minus tuned full fine-tuning, in points. Left: rates and scalings, mean over splits; right: each split."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.2), width_ratios=(1.2, 1), sharey=True)
-    by_split = {}  # (choice, r, split): accuracies of its seeds, in percent
-    for row in rows:
-        by_split.setdefault((row["choice"], row["r"], row["split"]), []).append(100 * row["test_accuracy"])
     splits, ranks = (sorted({row[k] for row in rows if row[k] is not None}) for k in ("split", "r"))
-
-    def gaps(choice, r):
-        """Of every split: means over its seeds."""
-        return [np.mean(by_split[choice, r, s]) - np.mean(by_split["tuned", None, s]) for s in splits]
-
     aside, lr = ranks[-1] * 1.25, {row["choice"]: row["lr"] for row in rows if row["r"] is None}
-    mean, error = mean_and_error(gaps("first", None))
+    mean, error = mean_and_error([*split_gaps(rows, "first", None).values()])
     left.axhspan(mean - error, mean + error, color="black", alpha=0.12, linewidth=0)
     _name(left, f"full fine-tuning, rate {lr['first']:g}", (aside, mean), (0, -3), "#555555")
     _name(left, f"full fine-tuning, rate {lr['tuned']:g}", (aside, 0), (0, 4), "black")
     places = {"first": (ranks[-1], (10, -3)), "rslora": (ranks[1], (14, -20)), "tuned": (ranks[1], (-10, 28))}
     words = ("LoRA, 16 / r, rate 0.01", r"LoRA, 16 / $\sqrt{r}$, rate 0.01", "LoRA, own scaling and rate")
     for (choice, (r, offset)), (_, color, marker), text in zip(places.items(), SCALINGS.values(), words, strict=True):
-        points = {r: mean_and_error(gaps(choice, r)) for r in ranks}
+        points = {r: mean_and_error([*split_gaps(rows, choice, r).values()]) for r in ranks}
         left.errorbar(ranks, *zip(*points.values(), strict=True), color=color, marker=marker, capsize=3, elinewidth=1)
         _name(left, text, (r, points[r][0]), offset, color)
     _rank_axis(left, ranks)
@@ -100,7 +93,7 @@ def headline_choices(rows):
     left.set_ylabel("LoRA minus full fine-tuning, points")
     left.set_title(f"Rate and scaling: mean of {len(splits)} splits")
 
-    tuned = {r: dict(zip(splits, gaps("tuned", r), strict=True)) for r in ranks if r >= 16}
+    tuned = {r: split_gaps(rows, "tuned", r) for r in ranks if r >= 16}
     order = sorted(splits, key=lambda split: np.mean([own[split] for own in tuned.values()]))
     for (r, own), shift, color, marker in zip(
         tuned.items(), (-0.18, 0, 0.18), ("#E8924A", PALETTE["lora"], "#7F3300"), "o^s", strict=False

@@ -3,7 +3,11 @@
 import re
 from pathlib import Path
 
+import numpy as np
+
+from lorabook.choices import split_gaps
 from lorabook.cli import COMMANDS, parser
+from lorabook.sweep import mean_and_error
 from lorabook.tables import median_by, read_csv
 
 ROOT = Path(__file__).parents[1]
@@ -35,15 +39,37 @@ def test_figures_of_the_rank_sweep():
     accuracy = median_by(rows, ("method", "r"), "test_accuracy")
     distance = median_by(rows, ("method", "r"), "weight_error")
     params = median_by(rows, ("method", "r"), "params")
-    for key in (("full", None), ("svd", 4), ("activation_svd", 4), ("lora", 4)):
-        assert percent(accuracy[key]) in TEXT
+    for key in (("full", None), ("svd", 4), ("activation_svd", 4), ("lora", 4), ("lora", 16)):
+        assert f"| {percent(accuracy[key])} |" in TEXT
     assert "{:.2f} ({:.2f} - {:.2f}), the bound is {:.2f}".format(*distance["lora", 4], distance["svd", 4][0]) in TEXT
-    assert f"{params['lora', 4][0]:,} numbers" in TEXT
+    for r in (4, 16):
+        assert f"LoRA trained at rank {r}: {params['lora', r][0]:,} numbers" in TEXT
     assert f"all {params['full', None][0]:,} weights" in TEXT
-    useful = [r for (method, r), spread in accuracy.items() if method == "svd" and r and spread[0] > 0.9]
-    assert min(useful) == 8  # "useless as a model below rank 8"
+    good = [r for (method, r), spread in accuracy.items() if method == "svd" and r and spread[0] > 0.9]
+    assert min(good) == 16 and "poor as a model below rank 16" in TEXT
     assert f"is {100 * accuracy['lora', 2][0]:.1f} % right at rank 2" in TEXT
-    assert max(v[0] for (method, _), v in accuracy.items() if method == "lora") < accuracy["full", None][0]
+    seeds = {row["seed"] for row in rows}
+    assert len(seeds) == 5 and "for digits of five seeds, each with its own split" in TEXT
+
+
+def test_figures_of_the_choices():
+    rows = read_csv(ROOT / "figures" / "data" / "headline_choices.csv")
+    assert len({row["split"] for row in rows}) == 10 and len({row["seed"] for row in rows}) == 3
+    gaps = {
+        (choice, r): mean_and_error(list(split_gaps(rows, choice, r).values()))
+        for choice in ("first", "tuned")
+        for r in (4, 16, 32, 64)
+    }
+    row = ", ".join("{:.2f} ± {:.2f}".format(*gaps["tuned", r]).replace("-", "−") for r in (4, 16, 32, 64))
+    assert f"| {row} |" in TEXT
+    text = " ".join(TEXT.split())
+    assert f"At rank 4 it is {-gaps['tuned', 4][0]:.1f} points behind full fine-tuning" in text
+    level, error = np.abs([gaps["tuned", r] for r in (16, 32, 64)]).T
+    assert f"the two are level, {max(level):.1f} points or less apart" in text and max(level / error) < 2
+    first = sorted(-gaps["first", r][0] for r in (16, 32, 64))
+    assert f"LoRA ends {first[0]:.1f} to {first[-1]:.1f} points behind at these ranks" in text
+    alone = split_gaps(rows, "tuned", 32).values()
+    assert min(alone) < -0.8 < 0.8 < max(alone) and "a single split can show it a point behind or ahead" in text
 
 
 def test_figure_of_the_planted_update():

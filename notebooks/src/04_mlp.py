@@ -29,6 +29,7 @@ from lorabook import (
 )
 from lorabook.adapters import adapters
 from lorabook.adapters.memory import count
+from lorabook.choices import split_gaps
 from lorabook.data import Batches, digits
 from lorabook.figures import setting_for
 from lorabook.optim import AdamW
@@ -342,16 +343,10 @@ figure = plotting_choices.headline_choices(rows)
 figure.set_size_inches(9, 4)
 figure
 
+
 # %%
-accuracy = {}
-for row in rows:
-    accuracy.setdefault((row["choice"], row["r"], row["split"]), []).append(100 * row["test_accuracy"])
-mean = {key: np.mean(found) for key, found in accuracy.items()}
-splits = sorted({row["split"] for row in rows})
-
-
 def against_tuned(choice, r):
-    return mean_and_error([mean[choice, r, split] - mean["tuned", None, split] for split in splits])
+    return mean_and_error(list(split_gaps(rows, choice, r).values()))
 
 
 gaps = {(choice, r): against_tuned(choice, r) for choice in ("first", "rslora", "tuned") for r in (4, 16, 32, 64)}
@@ -360,10 +355,6 @@ for choice, name in {"first": "16 / r, 0.01", "rslora": "16 / sqrt(r), 0.01", "t
     columns[name] = lambda r, choice=choice: "{:+.2f} +- {:.2f}".format(*gaps[choice, r])
 print(format_table([4, 16, 32, 64], columns))
 print("full fine-tuning at 0.003: {:+.2f} +- {:.2f}".format(*against_tuned("first", None)))
-over_splits = np.std([mean["tuned", None, split] for split in splits], ddof=1)
-over_seeds = np.sqrt(np.mean([np.var(accuracy["tuned", None, split], ddof=1) for split in splits]))
-print(f"tuned full fine-tuning, {np.mean([mean['tuned', None, s] for s in splits]):.1f} % right: "
-      f"standard deviation {over_splits:.2f} over splits, {over_seeds:.2f} over seeds of a split")  # fmt: skip
 print("r = 64, directions that hold 90 % of the update's energy, median (fc1, fc2, fc3):")
 directions = {}
 for choice in ("first", "rslora", "tuned"):
@@ -374,7 +365,7 @@ for choice in ("first", "rslora", "tuned"):
 assert all(-1.5 < gaps["first", r][0] < -0.8 for r in (16, 32, 64)) and gaps["rslora", 64][0] > -0.3
 assert all(abs(gaps["tuned", r][0]) < 0.25 for r in (16, 32, 64)) and -2.2 < gaps["tuned", 4][0] < -1.3
 assert -0.6 < against_tuned("first", None)[0] < -0.2 and max(directions["first"]) <= 3 < directions["tuned"][0]
-alone = {split: mean["tuned", 32, split] - mean["tuned", None, split] for split in splits}
+alone = split_gaps(rows, "tuned", 32)
 assert alone[0] < -0.8 and alone[2] > 0.7
 
 # %% [markdown]
