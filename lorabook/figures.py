@@ -20,10 +20,14 @@ RANKS = (1, 2, 4, 8, 16, 32, 64)
 
 @dataclass(frozen=True)
 class Figure:
-    """rows(jobs, progress, runs) computes the numbers, plot(rows) draws them. runs: folder of the encoder's runs."""
+    """rows(jobs, progress, runs) computes the numbers, plot(rows) draws them. runs: folder of the encoder's runs.
+
+    minutes: about how long the numbers take on two cores, from nothing.
+    """
 
     rows: object
     plot: object
+    minutes: float
 
 
 def setting_for(data="digits-rotated", seed=0, **options):
@@ -82,19 +86,19 @@ def _plot_rank_vs_error(rows):
 
 
 FIGURES = {
-    "rank_vs_error": Figure(_rank_vs_error, _plot_rank_vs_error),
-    "headline_choices": Figure(_headline_choices, plotting_choices.headline_choices),
-    "learning_rates": Figure(_learning_rates, plotting_choices.learning_rates),
-    "planted_bound": Figure(_planted_bound, plotting.planted_bound),
-    "reviews_recipe": Figure(_reviews(reviews.recipe), plotting_reviews.recipe),
-    "reviews_matrices": Figure(_reviews(reviews.which_matrices), plotting_reviews.matrices),
-    "reviews_rank": Figure(_reviews(reviews.which_rank), plotting_reviews.ranks),
-    "reviews_subspaces": Figure(review_directions.subspaces, plotting_reviews.subspaces),
-    "reviews_amplification": Figure(review_directions.amplifications, plotting_reviews.amplifications),
-    "reviews_spectrum": Figure(review_directions.spectra, plotting_reviews.spectra),
-    "reviews_intruders": Figure(review_directions.intruders, plotting_reviews.intruders),
-    "step_time": Figure(_step_time, plotting_bench.step_time),  # these two need PEFT
-    "step_scaling": Figure(_step_scaling, plotting_bench.step_scaling),
+    "rank_vs_error": Figure(_rank_vs_error, _plot_rank_vs_error, 1),
+    "headline_choices": Figure(_headline_choices, plotting_choices.headline_choices, 7),
+    "learning_rates": Figure(_learning_rates, plotting_choices.learning_rates, 20),
+    "planted_bound": Figure(_planted_bound, plotting.planted_bound, 1),
+    "reviews_recipe": Figure(_reviews(reviews.recipe), plotting_reviews.recipe, 110),
+    "reviews_matrices": Figure(_reviews(reviews.which_matrices), plotting_reviews.matrices, 20),
+    "reviews_rank": Figure(_reviews(reviews.which_rank), plotting_reviews.ranks, 45),
+    "reviews_subspaces": Figure(review_directions.subspaces, plotting_reviews.subspaces, 50),
+    "reviews_amplification": Figure(review_directions.amplifications, plotting_reviews.amplifications, 50),
+    "reviews_spectrum": Figure(review_directions.spectra, plotting_reviews.spectra, 110),
+    "reviews_intruders": Figure(review_directions.intruders, plotting_reviews.intruders, 110),
+    "step_time": Figure(_step_time, plotting_bench.step_time, 10),  # these two need PEFT
+    "step_scaling": Figure(_step_scaling, plotting_bench.step_scaling, 45),
 }
 
 

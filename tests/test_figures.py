@@ -121,3 +121,22 @@ def test_titles_fit_and_a_perfect_score_is_drawn(perfect):
         assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
     low, high = figure.axes[1].get_ylim()
     assert 0 < low < high
+
+
+def test_without_a_name_the_figures_are_listed_with_their_times_and_nothing_starts(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run("figures")
+    assert (code, err) == (0, "") and not list(tmp_path.iterdir())
+    lines = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line}
+    assert all(lines[name][-1] in ("min", "h") for name in figures.FIGURES)
+    assert lines["rank_vs_error"] == ["1", "min"]
+
+
+@pytest.mark.parametrize(
+    "name", ["rank_vs_error", "learning_rates", "reviews_recipe", "reviews_matrices", "reviews_rank"]
+)
+def test_the_time_that_is_listed_is_that_of_the_runs_behind_the_figure(name):
+    rows = read_csv(FOLDER / "data" / f"{name}.csv")
+    runs = [row for row in rows if "svd" not in str(row.get("method"))]  # one SVD serves many rows
+    cores = 1 if name.startswith("reviews_") else 2  # a run of the encoder takes both
+    assert 0.5 <= figures.FIGURES[name].minutes / (sum(row["seconds"] for row in runs) / 60 / cores) <= 2

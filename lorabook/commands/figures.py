@@ -2,21 +2,26 @@
 
 from pathlib import Path
 
+from ..tables import format_table
 from .arguments import add_jobs, where_jobs_run
 
-HELP = "rebuild the figures of README and chapters from scratch (all, or those named)"
+HELP = "rebuild figures of README and chapters from scratch; without a name, list them and how long each takes"
 EXAMPLE = "lorabook figures rank_vs_error"
 SHARED = ()
 
 
 def add_arguments(parser):
     """Options of the command."""
-    parser.add_argument("names", nargs="*", metavar="NAME", help="figures to rebuild (default: all)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="figures to rebuild; none: list them")
     parser.add_argument("--out", default="figures", help="folder (default: %(default)s)")
     add_jobs(parser)
     runs = "runs behind the reviews_* figures, hours of them; finished ones are not repeated (default: %(default)s)"
     parser.add_argument("--runs", default="runs/reviews", metavar="DIR", help=runs)
-    parser.add_argument("--redraw", action="store_true", help="draw from the CSV files that are there; compute nothing")
+    parser.add_argument(
+        "--redraw",
+        action="store_true",
+        help="draw from the CSV files that are there, compute nothing; without a name, all",
+    )
 
 
 def run(args):
@@ -25,6 +30,8 @@ def run(args):
     from ..errors import InputError
     from ..locks import output_folder
 
+    if not args.names and not args.redraw:
+        return _listed(figures.FIGURES)
     names = args.names or list(figures.FIGURES)
     if unknown := [name for name in names if name not in figures.FIGURES]:
         raise InputError(f"unknown figure {unknown[0]!r}; expected one of {', '.join(figures.FIGURES)}")
@@ -37,3 +44,15 @@ def run(args):
         else:
             paths = [str(figures.rebuild(name, args.out, args.jobs, True, args.runs)) for name in names]
     return {"figures": paths}, "\n".join(f"wrote {path}" for path in paths)
+
+
+def _listed(figures):
+    """What there is, and how long each takes: nothing starts that nobody asked for."""
+    columns = {"figure": lambda name: name, "on two cores, about": lambda name: _duration(figures[name].minutes)}
+    text = format_table(list(figures), columns)
+    text += "\n\nreviews_*: far less where the runs are in --runs already. Rebuild one: lorabook figures rank_vs_error"
+    return {"figures": {name: {"minutes": figure.minutes} for name, figure in figures.items()}}, text
+
+
+def _duration(minutes):
+    return f"{minutes:g} min" if minutes < 60 else f"{minutes / 60:.0f} h"
