@@ -30,14 +30,15 @@ class Figure:
     minutes: float
 
 
-def setting_for(data="digits-rotated", seed=0, **options):
+def setting_for(data="digits-rotated", seed=0, encoding="utf-8", **options):
     """(Setting, title) of a sweep: from upright digits to a shifted version of them, or on the user's own table.
 
     A table has no upright version to pretrain on: its base is an untrained MLP, so Delta W is all that training does.
-    seed: the one whose problem the title describes.
+    seed: the one whose problem the title describes. encoding: of the table.
     """
     own = is_table(data)
-    setting = Setting(partial(csv_problem if own else digits_problem, data), **options)
+    problem = partial(csv_problem, data, encoding=encoding) if own else partial(digits_problem, data)
+    setting = Setting(problem, **options)
     sizes = _sizes(setting.problem(seed).base)
     return setting, f"MLP {sizes} on {Path(data).name}, from random weights" if own else digits_title(data, sizes)
 

@@ -29,7 +29,7 @@ def label_name(value):
     text = isinstance(value, str) and value.strip()
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not text and not number:
-        raise ValueError(f"a label must be text or a number; got {short(value)}")
+        raise ValueError(f"a label must be text or a number; got {short(value)}: write one, or drop the row")
     return text or str(value)
 
 

@@ -44,9 +44,9 @@ def digits_problem(data, seed, validation=False):
     return Problem(pretrained_mlp(upright, seed=seed), task)
 
 
-def csv_problem(path, seed, validation=False):
+def csv_problem(path, seed, validation=False, encoding="utf-8"):
     """The user's own rows, and an MLP with random weights: what is to be learnt is all there is to learn."""
-    task = csv_task(path, seed)
+    task = csv_task(path, seed, encoding=encoding)
     classes = task.classes
     if validation:
         task = task.validation(seed=seed)

@@ -68,9 +68,11 @@ def test_sweep_writes_table_csv_and_picture(run, tmp_path):
 def test_sweep_on_own_csv_gives_one_json_object(run, tmp_path):
     rng = np.random.default_rng(0)
     lines = [f"{a:.3f},{b:.3f},{'yes' if a * b > 0 else 'no'}" for a, b in rng.standard_normal((200, 2))]
-    (tmp_path / "mine.csv").write_text("\n".join(["a,b,label", *lines]))
+    (tmp_path / "mine.CSV").write_text("\n".join(["a,h\u00f6he,label", *lines]), encoding="cp1252")
     options = ["--ranks", 1, 2, "--seeds", 1, "--epochs", 2, "--jobs", 1, "--out", tmp_path / "s", "--json"]
-    code, out, err = run("sweep", "--data", tmp_path / "mine.csv", *options)
+    code, out, err = run("sweep", "--data", tmp_path / "mine.CSV", *options)
+    assert (code, out) == (2, "") and "mine.CSV, line 1: byte 0xf6 is not utf-8" in err and "--encoding cp1252" in err
+    code, out, err = run("sweep", "--data", tmp_path / "mine.CSV", "--encoding", "cp1252", *options)
     assert (code, err) == (0, "")
     result = json.loads(out)
     assert len(result["rows"]) == 1 + 3 * 2

@@ -22,7 +22,10 @@ def test_name_of_a_label(value, name):
 def test_no_label(value):
     with pytest.raises(FormatError) as error:
         labels.named_labels([(2, "a"), (7, value)], "mine.csv")
-    assert str(error.value) == f"mine.csv, line 7: a label must be text or a number; got {value!r}"
+    assert (
+        str(error.value)
+        == f"mine.csv, line 7: a label must be text or a number; got {value!r}: write one, or drop the row"
+    )
 
 
 def test_labels_of_a_file():

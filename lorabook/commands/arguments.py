@@ -32,7 +32,9 @@ def integer(least, most=10**9, *also):
 
 def add_encoding(parser):
     """--encoding of text files."""
-    parser.add_argument("--encoding", default="utf-8", metavar="E", help="of a file of texts (default: %(default)s)")
+    parser.add_argument(
+        "--encoding", default="utf-8", metavar="E", help="of a file of texts or numbers (default: %(default)s)"
+    )
 
 
 def number(above=-math.inf):

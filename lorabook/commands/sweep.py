@@ -9,7 +9,7 @@ from ..data import SHIFTS
 from ..errors import InputError
 from ..locks import output_folder
 from ..tables import format_table, median_by, write_csv
-from .arguments import add_jobs, integer, number, where_jobs_run
+from .arguments import add_encoding, add_jobs, integer, number, where_jobs_run
 
 HELP = "rank versus error: truncated and trained updates of every rank, as table, CSV and picture"
 EXAMPLE = "lorabook sweep --data digits-mirrored --ranks 1 2 4 8 --seeds 3"
@@ -19,7 +19,7 @@ SHARED = ("seed", "backend")
 def add_arguments(parser):
     """Options of the command."""
     shifts = ", ".join(name for name in SHIFTS if name != "digits")
-    data = f"{shifts}; or a .csv of numbers with a column `label` (default: %(default)s)"
+    data = f"{shifts}; or a table of numbers with a column `label`: .csv, .tsv, .jsonl (default: %(default)s)"
     parser.add_argument("--data", default="digits-rotated", help=data)
     ranks = "ranks to compare (default: 1 2 4 8 16 32 64)"
     parser.add_argument(
@@ -29,6 +29,7 @@ def add_arguments(parser):
     parser.add_argument("--seeds", type=integer(1, 1000), default=5, metavar="N", help=seeds)
     parser.add_argument("--epochs", type=integer(1), default=60, help="epochs of each run (default: %(default)s)")
     add_recipes(parser)
+    add_encoding(parser)
     add_jobs(parser)
     parser.add_argument("--out", metavar="DIR", help="folder of the CSV and the picture (default: runs/sweep-DATA)")
 
@@ -63,7 +64,7 @@ def run(args):
     options = {"epochs": args.epochs, "recipes": override(TUNED, **given), "backend": backend}
     seeds = range(args.seed, args.seed + args.seeds)
     with where_jobs_run(args):
-        setting, title = setting_for(args.data, args.seed, **options)
+        setting, title = setting_for(args.data, args.seed, args.encoding, **options)
         setting.check(args.ranks, seeds)
         with output_folder(args.out or f"runs/sweep-{Path(args.data).stem}") as out:
             if (out / "adapter_config.json").exists():
