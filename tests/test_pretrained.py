@@ -140,6 +140,14 @@ def test_an_unknown_name_is_an_error(folder, model, name, message):
     assert message in str(error.value)
 
 
+def test_whole_numbers_are_no_weights(folder, model):
+    """As a checkpoint has them that was quantised."""
+    name = "bert.encoder.layer.0.output.dense.weight"
+    write_bert(folder, model, tensors={name: np.ones((6, 7), "i1")})
+    with pytest.raises(FormatError, match=rf"expected floating-point numbers in every weight; got {name} \(I8\)"):
+        loaded(folder)
+
+
 def test_half_a_classifier_is_an_error(folder):
     renamed(folder, lambda name: name if name != "classifier.bias" else None)
     with pytest.raises(FormatError, match="missing classifier.bias"):

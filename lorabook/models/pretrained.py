@@ -113,6 +113,8 @@ def load_weights(folder, model, tensors):
         note(f"{folder}: heads for other tasks are passed over ({names})")
     unused = {*others, *(n for n in tensors if n not in own and n.startswith("bert.pooler."))}
     found = {name: tensor for name, tensor in tensors.items() if name not in unused}
+    if whole := [f"{name} ({tensor.dtype})" for name, tensor in found.items() if not tensor.floating]:
+        raise FormatError(f"{folder}: expected floating-point numbers in every weight; got {', '.join(whole[:5])}")
     if not any(name.startswith("classifier.") for name in found):
         found |= {name: array for name, array in own.items() if name.startswith("classifier.")}
     try:
