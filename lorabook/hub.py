@@ -14,12 +14,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from .archives import Member, Tarball, unpack
 from .errors import FormatError, InputError
 from .index import download
 from .io import TEMPORARY, write_atomic
+from .notes import note
 
 MANIFEST = "manifest.json"
 DAY = 24 * 3600  # seconds
@@ -178,7 +177,7 @@ def locate(name, verify=False, progress=True):
     if folder and not damage:
         return folder
     if folder:
-        tqdm.write(f"note: {folder} is damaged ({damage}); fetching it again", file=sys.stderr)
+        note(f"{folder} is damaged ({damage}); fetching it again")
     return fetch(name, progress)
 
 
