@@ -21,6 +21,8 @@ from .errors import FormatError, InputError
 from .io import fingerprint, write_atomic, write_safetensors
 from .notes import note
 
+__all__ = ["about", "check_labels", "classes_of", "labels_of", "load_adapter", "read_adapter_config", "save_adapter"]
+
 ABOUT = "lorabook.json"
 RULES = {
     "base_sha256": Rule(
@@ -106,15 +108,12 @@ def _with_heads(config, model, task_type):
 
 def _check_made_with(config, chosen, layers):
     """Raise InputError unless these adapter layers are what the config makes."""
-    values = config.for_layers(chosen)
-    made = {path: (layer.r, layer.lora_alpha, layer.use_rslora) for path, layer in layers.items()}
-    wanted = {path: (*values[path], config.use_rslora) for path in chosen}
-    if made != wanted:
-        path = next(path for path in [*made, *wanted] if made.get(path) != wanted.get(path))
-        came = " and ".join(f"{a[path]}" if path in a else "no adapter" for a in (wanted, made))
-        raise InputError(
-            f"the config is not the one that made the adapters: for {path} it says {came} in the model (r, lora_alpha, use_rslora)"
-        )
+    ranks = config.for_layers(chosen)
+    says = {path: f"r={r}, lora_alpha={alpha}, use_rslora={config.use_rslora}" for path, (r, alpha) in ranks.items()}
+    has = {p: f"r={a.r}, lora_alpha={a.lora_alpha}, use_rslora={a.use_rslora}" for p, a in layers.items()}
+    if other := [path for path in [*has, *says] if has.get(path) != says.get(path)]:
+        came = f"{other[0]} has {has.get(other[0], 'no adapter')}, the config says {says.get(other[0], 'none')}"
+        raise InputError(f"{came}; pass the config that made the adapters")
 
 
 def _base_name(base_model):
@@ -185,11 +184,11 @@ def load_adapter(folder, model):
 
 
 def _is_within(array, largest):
-    return array.dtype.kind == "f" and bool(np.all(np.abs(array) <= largest))
+    return array.dtype.kind == "f" and bool(np.all(np.abs(array.astype("f8")) <= largest))
 
 
 def _is_copy(name, array, params):
-    """Whether it is the model's own weight of this name: PEFT may save embeddings, and a whole state dict has it all."""
+    """Whether it is the model's own weight of this name, as in a whole state dict, or saved beside by PEFT."""
     own = params.get(name.removeprefix(PREFIX).replace(".base_layer.", "."))
     return own is not None and tuple(own.shape) == array.shape and np.array_equal(to_numpy(own), array)
 

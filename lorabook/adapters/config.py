@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from ..configs import short
 from ..errors import InputError
 from . import selection
-from .lora import check_dropout, check_initialisation, check_r, scaling_of
+from .lora import check_alpha, check_dropout, check_initialisation, check_r
 from .patterns import SUFFIX, matches
 
 EITHER = "'all-linear', a regular expression or a list of names"
@@ -55,16 +55,14 @@ class LoRAConfig:
             raise InputError(f"use_rslora must be true or false; got {self.use_rslora!r}")
         if self.bias not in ("none", "all", "lora_only"):
             raise InputError(f"bias must be none, all or lora_only; got {self.bias!r}")
-        for alpha in (self.lora_alpha, *self.alpha_pattern.values()):
-            scaling_of(1, alpha, self.use_rslora)
         targets, excluded, within = self.target_modules, self.exclude_modules, self.layers_pattern
         self._set(
             r=check_r(self.r),
-            lora_alpha=_plain(self.lora_alpha),
+            lora_alpha=check_alpha(self.lora_alpha),
             lora_dropout=check_dropout(self.lora_dropout),
             init_lora_weights=check_initialisation(self.init_lora_weights),
             rank_pattern={pattern: check_r(r) for pattern, r in self.rank_pattern.items()},
-            alpha_pattern={pattern: _plain(alpha) for pattern, alpha in self.alpha_pattern.items()},
+            alpha_pattern={pattern: check_alpha(alpha) for pattern, alpha in self.alpha_pattern.items()},
             target_modules=_targets(targets) if isinstance(targets, str) else _names("target_modules", targets, EITHER),
             exclude_modules=excluded if excluded and isinstance(excluded, str) else _names("exclude_modules", excluded),
             modules_to_save=_names("modules_to_save", self.modules_to_save),
@@ -134,10 +132,6 @@ class LoRAConfig:
 
 def _targets(text):
     return selection.ALL if text.lower() == selection.ALL else text
-
-
-def _plain(number):
-    return int(number) if isinstance(number, numbers.Integral) else float(number)
 
 
 def _names(option, value, expected="a list of names"):

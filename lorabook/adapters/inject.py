@@ -43,7 +43,7 @@ def inject(model, config, rng=None):
     for line in config.doubts(linears, chosen):
         note(line)
     if high := [path for path in chosen if values[path][0] > min(shapes[path])]:
-        (d_out, d_in), more = shapes[high[0]], f" (and {len(high) - 1} more layers)" if len(high) > 1 else ""
+        (d_out, d_in), more = shapes[high[0]], f" (and {len(high) - 1} more)" if len(high) > 1 else ""
         rank = f"r = {values[high[0]][0]} is above the largest rank of {high[0]}, {d_out}x{d_in}{more}"
         note(f"{rank}: what is above {min(d_out, d_in)} adds nothing")
     rng = np.random.default_rng(0 if rng is None else rng)

@@ -17,9 +17,15 @@ INITIALISATIONS = (True, "gaussian", False)
 
 def scaling_of(r, lora_alpha, use_rslora):
     """lora_alpha / r, or lora_alpha / sqrt(r) with rank-stabilised LoRA (Kalajdzievski 2023, arXiv:2312.03732)."""
-    if not _is_number(lora_alpha) or not abs(lora_alpha) <= sys.float_info.max:
+    return float(check_alpha(lora_alpha)) / (math.sqrt(r) if use_rslora else r)
+
+
+def check_alpha(lora_alpha):
+    """lora_alpha as an int or float, or InputError: a finite number."""
+    number = _number(lora_alpha)
+    if number is None or not abs(number) <= sys.float_info.max:
         raise InputError(f"lora_alpha must be a finite number; got {lora_alpha!r}")
-    return float(lora_alpha) / (math.sqrt(r) if use_rslora else r)
+    return number
 
 
 def check_r(r):
@@ -37,14 +43,17 @@ def check_fits(r, d_out, d_in, where="this layer"):
 
 def check_dropout(lora_dropout):
     """lora_dropout as a float, or InputError: a probability p with 0 <= p < 1."""
-    if not _is_number(lora_dropout) or not 0 <= lora_dropout < 1:
+    number = _number(lora_dropout)
+    if number is None or not 0 <= number < 1:
         raise InputError(f"lora_dropout must be a number p with 0 <= p < 1; got {lora_dropout!r}")
-    return float(lora_dropout)
+    return float(number)
 
 
-def _is_number(value):
-    """NumPy's scalars are numbers too."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+def _number(value):
+    """An int or float of a number, NumPy's too; None of anything else."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return None
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
 def check_initialisation(init_lora_weights):
@@ -123,7 +132,7 @@ class LoRALinear(Layer):
         d_out, d_in = weight.shape
         self.r = check_r(r)
         check_fits(self.r, d_out, d_in)
-        self.lora_alpha, self.use_rslora = lora_alpha, use_rslora
+        self.lora_alpha, self.use_rslora = check_alpha(lora_alpha), use_rslora
         self.scaling = scaling_of(self.r, lora_alpha, use_rslora)
         self.lora_dropout = check_dropout(lora_dropout)
         if order not in ("auto", "factored", "merged"):

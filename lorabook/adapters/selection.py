@@ -39,7 +39,10 @@ def select(config, paths, others=(), output_layer=None):
             f"target_modules={targets!r}: exclude_modules or modules_to_save leaves none of {len(meant)} layers"
         )
     if not chosen:
-        raise _matches_nothing(f"target_modules={targets!r}", str(targets), paths)
+        within = (
+            "" if config.layers_to_transform is None else f" within layers_to_transform={config.layers_to_transform!r}"
+        )
+        raise _matches_nothing(f"target_modules={targets!r}{within}", str(targets), paths)
     return chosen
 
 
