@@ -13,7 +13,7 @@ import numpy as np
 from .adapters import LoRAConfig
 from .configs import check_values, integer, number, optional, read_json, short
 from .errors import FormatError, InputError
-from .io import read_safetensors
+from .tensors import read_safetensors
 
 CONFIG, TENSORS, MLX_TENSORS = "adapter_config.json", "adapter_model.safetensors", "adapters.safetensors"
 FOLDER = "a PEFT adapter folder"

@@ -14,14 +14,16 @@ from . import hub
 from .adapter_formats import CONFIG, OWN, PREFIX, TENSORS, read_adapter_config, read_folder, saved_heads
 from .adapters import inject
 from .adapters.inject import adapters, base_params, linear_layers, select
+from .adapters.lora import scaling_of
 from .adapters.selection import ALL, is_saved, is_target
 from .backend import array_namespace, asarray_like, to_numpy
 from .configs import Rule, check_values, integer, optional, read_json
 from .errors import FormatError, InputError
-from .io import fingerprint, write_atomic, write_safetensors
+from .io import as_safetensors, fingerprint, write_together
 from .notes import note
 
-__all__ = ["about", "check_labels", "classes_of", "labels_of", "load_adapter", "read_adapter_config", "save_adapter"]
+__all__ = ["about", "adapter_updates", "check_labels", "classes_of", "labels_of", "load_adapter",
+           "read_adapter_config", "save_adapter"]  # fmt: skip
 
 ABOUT = "lorabook.json"
 RULES = {
@@ -61,11 +63,14 @@ def save_adapter(folder, model, config, base_model=None, task_type=None, labels=
 
     model: has adapters from `inject(model, config)`. base_model: known name, or folder, of the model under it.
     task_type: PEFT's, e.g. "SEQ_CLS". labels: names of the classes, in order. max_length: tokens of a text, at most.
+    The folder is created, with its parents; what it held stays if the new content cannot be written. PEFT gives the
+    classes their names with `AutoPeftModelForSequenceClassification.from_pretrained(folder, id2label=names)`, where
+    names = dict(enumerate(labels)); a config.json with them would make transformers look for a whole model here.
     Raises InputError, with nothing written, if the config is not that of the model, or if something trains that a PEFT
-    folder has no place for.
+    folder has no place for; OSError if the folder cannot be written.
     """
     model.refuse_merged(before="saving the adapter")  # the sha256 below is that of the base weights
-    folder, params, layers = Path(folder), model.named_params(), adapters(model)
+    params, layers = model.named_params(), adapters(model)
     config = _with_heads(config, model, task_type)
     chosen = select(model, config)
     _check_made_with(config, chosen, layers)
@@ -87,10 +92,10 @@ def save_adapter(folder, model, config, base_model=None, task_type=None, labels=
     options = dict(sorted(options.items()))  # not sort_keys: where patterns overlap, the first one counts
     sha256 = base_fingerprint(model, held)
     about = {"base_sha256": sha256, "base_model": base, "labels": labels, "max_length": max_length}
-    folder.mkdir(parents=True, exist_ok=True)
-    write_safetensors(folder / TENSORS, {file: params[name] for file, name in held.items()}, {"format": "pt"})
-    write_atomic(folder / ABOUT, json.dumps(about, indent=2) + "\n")
-    write_atomic(folder / CONFIG, json.dumps(options, indent=2) + "\n")
+    tensors = as_safetensors({file: params[name] for file, name in held.items()}, {"format": "pt"})
+    texts = {name: json.dumps(content, indent=2) + "\n" for name, content in ((ABOUT, about), (CONFIG, options))}
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    write_together(folder, {TENSORS: tensors} | texts)  # the config last: PEFT, and we, begin with it
 
 
 def _with_heads(config, model, task_type):
@@ -164,7 +169,7 @@ def load_adapter(folder, model):
     like = next(iter(params.values()))
     largest = float(array_namespace(like).finfo(like.dtype).max)
     wrong += [
-        f"{n} holds NaN, Inf or what {like.dtype} cannot hold" for n, a in known.items() if not _is_within(a, largest)
+        f"{n} holds no numbers that {like.dtype} can hold" for n, a in known.items() if not _is_within(a, largest)
     ]
     if wrong:
         more = f" (and {len(wrong) - 5} more)" if len(wrong) > 5 else ""
@@ -241,3 +246,18 @@ def check_labels(folder, labels):
     """Raise InputError unless the adapter was trained on exactly these labels, in this order."""
     if (saved := labels_of(folder)) is not None and saved != list(labels):
         raise InputError(f"{folder} was trained on the labels {saved}; the data has {list(labels)}")
+
+
+def adapter_updates(folder):
+    """{path: scaling * lora_B @ lora_A (d_out, d_in)} of an adapter folder, in float64: no model is needed."""
+    adapter = read_folder(folder)
+    first = {n.removeprefix(PREFIX).removesuffix(".lora_A.weight"): n for n in adapter.arrays if ".lora_A." in n}
+    updates, ranks = {}, adapter.config.for_layers(first)
+    for path, name in first.items():
+        A, B = adapter.arrays[name], adapter.arrays.get(name.replace(".lora_A.", ".lora_B."))
+        if B is None or A.ndim != 2 or B.ndim != 2 or A.shape[0] != B.shape[1]:
+            came = f"{A.shape} and {'none' if B is None else B.shape}"
+            raise FormatError(f"{folder}: {path} needs lora_A (r, d_in) and lora_B (d_out, r); got {came}")
+        scaling = scaling_of(*ranks[path], adapter.config.use_rslora)
+        updates[path] = scaling * B.astype("f8") @ A.astype("f8")
+    return updates
