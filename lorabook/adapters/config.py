@@ -84,7 +84,7 @@ class LoRAConfig:
     def _expressions(self):
         """Every regular expression of the config, for `patterns.matches`."""
         options = [("target_modules", self.target_modules), ("exclude_modules", self.exclude_modules)]
-        whole = [(option, p, p, "fullmatch") for option, p in options if isinstance(p, str)]
+        whole = [(option, p, p, "fullmatch") for option, p in options if isinstance(p, str) and p != selection.ALL]
         ends = [*self._ends("rank_pattern"), *self._ends("alpha_pattern")]
         return [*whole, *selection.layer_expressions(self.layers_pattern), *ends]
 

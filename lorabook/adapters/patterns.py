@@ -18,7 +18,7 @@ from ..errors import InputError
 
 SECONDS = 3.0  # for all expressions of one call; ordinary ones take less than a millisecond
 TOKEN = r"(?:[\w.-]|\\[.dw]|\[\w+\]|\[\w-\w\])"
-PLAIN = re.compile(rf"\^?(?:{TOKEN}[*+]?)*(?:\((?:\?:)?{TOKEN}+(?:\|{TOKEN}+)*\))?(?:{TOKEN}[*+]?)*\$?")
+PLAIN = re.compile(rf"\^?(?:{TOKEN}[*+?]?)*(?:\((?:\?:)?{TOKEN}+(?:\|{TOKEN}+)*\))?(?:{TOKEN}[*+?]?)*\$?")
 SUFFIX = r"(.*\.)?({})$"  # a path of which an end, from a dot on, matches
 CHILD = """
 import json, re, sys, warnings
@@ -52,8 +52,9 @@ def _matches(expressions, paths):
 
 
 def _is_plain(pattern):
-    """Names and alternatives of names, `.*` three times at most: of degree three in the length of a path, at worst."""
-    return len(pattern) <= 200 and pattern.count("*") + pattern.count("+") <= 3 and PLAIN.fullmatch(pattern)
+    """Names, one group of alternatives, at most three repeats: of degree three in the length of a path, at worst."""
+    repeats = sum(map(pattern.count, "*+?"))
+    return len(pattern) <= 200 and repeats - pattern.count("(?:") <= 3 and PLAIN.fullmatch(pattern) is not None
 
 
 def _here(option, pattern, expression, method, paths, deadline):
