@@ -8,53 +8,75 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from . import hub
-from .adapters import LoRAConfig, inject
-from .adapters.config import is_saved
-from .adapters.inject import adapters, base_params
+from .adapter_formats import CONFIG, OWN, PREFIX, TENSORS, read_adapter_config, read_folder, saved_heads
+from .adapters import inject
+from .adapters.inject import adapters, base_params, linear_layers, select
 from .adapters.lora import scaling_of
-from .backend import asarray_like
+from .adapters.selection import ALL, is_saved, is_target
+from .backend import array_namespace, asarray_like, to_numpy
+from .configs import Rule, check_values, integer, optional, read_json
 from .errors import FormatError, InputError
-from .io import fingerprint, read_safetensors, write_atomic, write_safetensors
-from .layers import Linear
+from .io import as_safetensors, fingerprint, write_together
+from .notes import note
 
-TENSORS = "adapter_model.safetensors"
-PREFIX = "base_model.model."
-OWN = ("r", "lora_alpha", "target_modules", "use_rslora", "lora_dropout", "rank_pattern", "alpha_pattern",
-       "modules_to_save", "bias", "init_lora_weights")  # fmt: skip
-INFORMATION = ("peft_type", "peft_version", "base_model_name_or_path", "revision", "task_type", "inference_mode",
-               "auto_mapping", "megatron_core", "qalora_group_size", "runtime_config", "eva_config")  # fmt: skip
-ONLY_START = ("eva", "orthogonal", "mica")  # initialisations that choose other factors: what was trained is plain LoRA
-CHANGE_BASE = ("pissa", "olora", "corda", "lora_ga")  # and those that take the first factors out of the base weights
+__all__ = ["about", "adapter_updates", "check_labels", "classes_of", "labels_of", "load_adapter",
+           "read_adapter_config", "save_adapter"]  # fmt: skip
 
-
-def base_fingerprint(model):
-    """sha256 of the weights that the adapter was trained on: all but its factors, saved modules and biases."""
-    trained = model.trainable_params()
-    return fingerprint({n: a for n, a in base_params(model).items() if n not in trained})
+ABOUT = "lorabook.json"
+RULES = {
+    "base_sha256": Rule(
+        "64 hexadecimal digits", lambda v: isinstance(v, str) and re.fullmatch("[0-9a-f]{64}", v), "0" * 64
+    ),
+    "base_model": optional(Rule("a name or a path", lambda v: isinstance(v, str))),
+    "labels": optional(Rule("a list of names", lambda v: isinstance(v, list) and all(isinstance(n, str) for n in v))),
+    "max_length": optional(integer(1)),
+}
 
 
-def _file_names(model):
-    """{name in the model: name in the file} of everything that trains; PEFT keeps an adapted layer in `base_layer`."""
-    layers = adapters(model)
-    names = {}
-    for name in model.trainable_params():
-        path, _, kind = name.rpartition(".")
-        if kind in ("lora_A", "lora_B"):
-            names[name] = f"{PREFIX}{name}.weight"
-        else:
-            names[name] = f"{PREFIX}{path}.base_layer.{kind}" if path in layers else f"{PREFIX}{name}"
-    return names
+def _contents(names, config, chosen):
+    """{name in the file: name in the model} of what an adapter of this config holds, over the parameters `names`.
+
+    chosen: the adapted layers, which PEFT keeps in `base_layer`.
+    """
+    held = {f"{PREFIX}{path}.{n}.weight": f"{path}.{n}" for path in chosen for n in ("lora_A", "lora_B")}
+    for name in names:
+        if config.trains_in_full(name, chosen):
+            path, _, kind = name.rpartition(".")
+            held[f"{PREFIX}{path}.base_layer.{kind}" if path in chosen else f"{PREFIX}{name}"] = name
+    return held
+
+
+def base_fingerprint(model, held):
+    """sha256 of the weights under an adapter: all but those that it holds itself."""
+    held = set(held.values())
+    return fingerprint({name: array for name, array in base_params(model).items() if name not in held})
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
 
 
 def save_adapter(folder, model, config, base_model=None, task_type=None, labels=None, max_length=None):
-    """Write everything that trains as a PEFT adapter folder.
+    """Write the adapter of a model as a PEFT adapter folder.
 
     model: has adapters from `inject(model, config)`. base_model: known name, or folder, of the model under it.
     task_type: PEFT's, e.g. "SEQ_CLS". labels: names of the classes, in order. max_length: tokens of a text, at most.
+    The folder is created, with its parents; what it held stays if the new content cannot be written. PEFT gives the
+    classes their names with `AutoPeftModelForSequenceClassification.from_pretrained(folder, id2label=names)`, where
+    names = dict(enumerate(labels)); a config.json with them would make transformers look for a whole model here.
+    Raises InputError, with nothing written, if the config is not that of the model, or if something trains that a PEFT
+    folder has no place for; OSError if the folder cannot be written.
     """
     model.refuse_merged(before="saving the adapter")  # the sha256 below is that of the base weights
-    folder, params = Path(folder), model.named_params()
+    params, layers = model.named_params(), adapters(model)
+    config = _with_heads(config, model, task_type)
+    chosen = select(model, config)
+    _check_made_with(config, chosen, layers)
+    held = _contents(base_params(model), config, chosen)
+    if more := sorted(model.trainable_params().keys() - held.values()):
+        raise InputError(f"{more[0]} trains, but is in no adapter; name its layer in modules_to_save, or freeze it")
     base = _base_name(base_model)
     options = {
         "peft_type": "LORA",
@@ -64,17 +86,39 @@ def save_adapter(folder, model, config, base_model=None, task_type=None, labels=
         "use_dora": False,
         "fan_in_fan_out": False,
     }
-    options |= {name: getattr(config, name) for name in OWN}
-    if not isinstance(config.target_modules, str):
-        options["target_modules"] = sorted(config.target_modules)
-    options["modules_to_save"] = list(config.modules_to_save) or None
+    options |= {name: value if value != () else None for name in OWN for value in [getattr(config, name)]}
+    # What an expression, or "all-linear", takes in depends on what else a model has: there, Dropout; so names, as PEFT.
+    options["target_modules"] = sorted(chosen if isinstance(config.target_modules, str) else config.target_modules)
     options = dict(sorted(options.items()))  # not sort_keys: where patterns overlap, the first one counts
-    sha256 = base_fingerprint(model)
+    sha256 = base_fingerprint(model, held)
     about = {"base_sha256": sha256, "base_model": base, "labels": labels, "max_length": max_length}
-    arrays = {file_name: params[name] for name, file_name in _file_names(model).items()}
-    write_safetensors(folder / TENSORS, arrays, {"format": "pt"})
-    write_atomic(folder / "lorabook.json", json.dumps(about, indent=2) + "\n")
-    write_atomic(folder / "adapter_config.json", json.dumps(options, indent=2) + "\n")
+    tensors = as_safetensors({file: params[name] for file, name in held.items()}, {"format": "pt"})
+    texts = {name: json.dumps(content, indent=2) + "\n" for name, content in ((ABOUT, about), (CONFIG, options))}
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    write_together(folder, {TENSORS: tensors} | texts)  # the config last: PEFT, and we, begin with it
+
+
+def _with_heads(config, model, task_type):
+    """The config with the model's head among modules_to_save, where PEFT puts it by the task's type."""
+    heads = [head for head in saved_heads(task_type) if any(is_saved(path, head) for path in linear_layers(model))]
+    if adapted := [path for path in adapters(model) if any(is_saved(path, head) for head in heads)]:
+        raise InputError(
+            f"{adapted[0]} has an adapter, but PEFT saves the head of {task_type} in full: "
+            "name it in modules_to_save, or exclude_modules, or save with task_type=None"
+        )
+    return replace(
+        config, modules_to_save=[*config.modules_to_save, *(h for h in heads if h not in config.modules_to_save)]
+    )
+
+
+def _check_made_with(config, chosen, layers):
+    """Raise InputError unless these adapter layers are what the config makes."""
+    ranks = config.for_layers(chosen)
+    says = {path: f"r={r}, lora_alpha={alpha}, use_rslora={config.use_rslora}" for path, (r, alpha) in ranks.items()}
+    has = {p: f"r={a.r}, lora_alpha={a.lora_alpha}, use_rslora={a.use_rslora}" for p, a in layers.items()}
+    if other := [path for path in [*has, *says] if has.get(path) != says.get(path)]:
+        came = f"{other[0]} has {has.get(other[0], 'no adapter')}, the config says {says.get(other[0], 'none')}"
+        raise InputError(f"{came}; pass the config that made the adapters")
 
 
 def _base_name(base_model):
@@ -89,83 +133,14 @@ def about(folder):
     base_sha256: of the weights under the adapter. base_model: a name or path that `hub.locate` takes. labels: the names
     of the classes, in order. max_length: tokens of a text, at most. A folder that PEFT wrote knows its base model only.
     """
-    path = Path(folder) / "lorabook.json"
-    content = _read_json(path) if path.exists() else {}
-    told = {name: content.get(name) for name in ("base_sha256", "base_model", "labels", "max_length")}
-    sha256, base, labels, max_length = told.values()
-    if "base_sha256" in content and not (isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256)):
-        raise FormatError(f"{path}: base_sha256 must be 64 hexadecimal digits; got {sha256!r}")
-    if not isinstance(base, str | None):
-        raise FormatError(f"{path}: base_model must be a name or a path; got {base!r}")
-    if labels is not None and not (isinstance(labels, list) and all(isinstance(name, str) for name in labels)):
-        raise FormatError(f"{path}: labels must be a list of names; got {labels!r}")
-    if max_length is not None and (isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1):
-        raise FormatError(f"{path}: max_length must be a positive integer; got {max_length!r}")
-    if base is None:
-        base = _read_json(Path(folder) / "adapter_config.json").get("base_model_name_or_path")
+    path = Path(folder) / ABOUT
+    content = read_json(path) if path.exists() else {}
+    check_values(path, content, RULES)
+    told = {name: content.get(name) for name in RULES}
+    if told["base_model"] is None:
+        base = read_json(Path(folder) / CONFIG).get("base_model_name_or_path")
         told["base_model"] = hub.known_name(base) if isinstance(base, str) else None
     return told
-
-
-def _read_json(path):
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; expected a PEFT adapter folder") from None
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path} is not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise FormatError(f"{path}: expected an object; got {type(content).__name__}")
-    return content
-
-
-def read_adapter_config(folder):
-    """The LoRAConfig of an adapter folder. An option that is on, but not implemented here, is refused by name."""
-    path = Path(folder) / "adapter_config.json"
-    options = _read_json(path)
-    if (kind := options.get("peft_type")) != "LORA":
-        raise FormatError(f"{path}: peft_type is {kind!r}; only 'LORA' is implemented")
-    init = _initialisation(path, options.get("init_lora_weights", True))
-    for name, value in options.items():
-        if name not in OWN + INFORMATION and value not in (None, False, {}, []):
-            raise FormatError(
-                f"{path}: option {name}={value!r} is not implemented here; convert the adapter to plain LoRA"
-            )
-    if options.get("target_modules") is None:
-        raise FormatError(f"{path}: target_modules is missing")
-    defaults = {"r": 8, "lora_alpha": 8}  # PEFT's, which a file may leave out
-    own = {name: options[name] for name in OWN if options.get(name) is not None} | {"init_lora_weights": init}
-    try:
-        return LoRAConfig(**(defaults | own))
-    except InputError as error:
-        raise FormatError(f"{path}: {error}") from None
-
-
-def _initialisation(path, init):
-    """An adapter's init_lora_weights as LoRAConfig knows it; one that changed the base weights is refused."""
-    name = init.lower() if isinstance(init, str) else init
-    if name in ONLY_START:
-        return True
-    if name == "loftq":
-        why = "was trained over quantised base weights, which are not in the folder; merge it in PEFT"
-    elif isinstance(name, str) and name.startswith(CHANGE_BASE):
-        how = "path_initial_model_for_weight_conversion of save_pretrained"
-        why = f"changed the base weights; convert the adapter to plain LoRA in PEFT ({how})"
-    elif name in (True, False, "gaussian"):
-        return name
-    else:
-        why = "is unknown here and may have changed the base weights; convert the adapter to plain LoRA in PEFT"
-    raise FormatError(f"{path}: init_lora_weights={init!r} {why}")
-
-
-def _read_tensors(folder):
-    """{name in the file: array} of an adapter folder."""
-    if not (folder / TENSORS).exists() and (folder / "adapter_model.bin").exists():
-        how = "save it again in PEFT: model.save_pretrained(folder, safe_serialization=True)"
-        raise InputError(f"{folder}/adapter_model.bin is a pickle, which can run code and is not opened; {how}")
-    arrays, _ = read_safetensors(folder / TENSORS)
-    copies = (".original_module.", ".modules_to_save.")  # with bias="all" PEFT writes the head's bias three times
-    return {name: a for name, a in arrays.items() if not any(copy in name for copy in copies)}
 
 
 def load_adapter(folder, model):
@@ -175,31 +150,83 @@ def load_adapter(folder, model):
     lorabook.json where there is one.
     """
     folder = Path(folder)
-    config = read_adapter_config(folder)
-    arrays = _read_tensors(folder)
-    config = _fitted(config, model)
-    expected = _expected(model, config)
-    wrong = [f"missing {n}" for n in sorted(expected.keys() - arrays.keys())]
-    wrong += [f"unexpected {n}" for n in sorted(arrays.keys() - expected.keys())]
+    adapter = read_folder(folder)
+    part = _part(model, adapter.arrays)
+    config, remarks = _fitted(adapter.config, part)
+    chosen, params = select(part, config), part.named_params()
+    held, layers, ranks = _contents(params, config, chosen), linear_layers(part), config.for_layers(chosen)
+    shapes = {n: tuple(array.shape) for n, array in params.items()}
+    for path in chosen:
+        d_out, d_in = layers[path].params["weight"].shape
+        shapes |= {f"{path}.lora_A": (ranks[path][0], d_in), f"{path}.lora_B": (d_out, ranks[path][0])}
+    arrays = {n: a for n, a in adapter.arrays.items() if n in held or not _is_copy(n, a, params)}
+    wrong = [f"missing {n}" for n in sorted(held.keys() - arrays.keys())]
+    wrong += [f"unexpected {n}" for n in sorted(arrays.keys() - held.keys())]
+    known = {n: arrays[n] for n in sorted(held.keys() & arrays.keys())}
     wrong += [
-        f"{n} has shape {arrays[n].shape}, expected {shape}"
-        for n, (_, shape) in sorted(expected.items())
-        if n in arrays and arrays[n].shape != shape
+        f"{n} has shape {a.shape}, expected {shapes[held[n]]}" for n, a in known.items() if a.shape != shapes[held[n]]
+    ]
+    like = next(iter(params.values()))
+    largest = float(array_namespace(like).finfo(like.dtype).max)
+    wrong += [
+        f"{n} holds no numbers that {like.dtype} can hold" for n, a in known.items() if not _is_within(a, largest)
     ]
     if wrong:
         more = f" (and {len(wrong) - 5} more)" if len(wrong) > 5 else ""
         raise FormatError(f"{folder / TENSORS} does not fit the model: {'; '.join(wrong[:5])}{more}")
-    trained = {name for name, _ in expected.values()}
-    base = fingerprint({n: a for n, a in model.named_params().items() if n not in trained})
+    base = base_fingerprint(part, held)
     if (promised := about(folder)["base_sha256"]) not in (None, base):
         came = f"sha256 {promised[:12]}..., this model's is {base[:12]}..."
         raise FormatError(f"{folder} was trained on other base weights: {came}")
-    inject(model, config)
-    params = model.named_params()
-    for file_name, (name, _) in expected.items():
+    inject(part, config)
+    for remark in adapter.remarks + remarks:
+        note(remark)
+    params = part.named_params()
+    for file_name, name in held.items():
         params[name][...] = asarray_like(arrays[file_name], params[name])
     model.freeze()
     return config
+
+
+def _is_within(array, largest):
+    return array.dtype.kind == "f" and bool(np.all(np.abs(array.astype("f8")) <= largest))
+
+
+def _is_copy(name, array, params):
+    """Whether it is the model's own weight of this name, as in a whole state dict, or saved beside by PEFT."""
+    own = params.get(name.removeprefix(PREFIX).replace(".base_layer.", "."))
+    return own is not None and tuple(own.shape) == array.shape and np.array_equal(to_numpy(own), array)
+
+
+def _part(model, arrays):
+    """What the adapter was trained on: the model, or its encoder, if the tensors' names begin inside that."""
+    inner = model.children.get(model.encoder)
+    if inner is None or any(name.startswith(f"{PREFIX}{model.encoder}.") for name in arrays):
+        return model
+    paths = {name.removeprefix(PREFIX).partition(".lora_")[0] for name in arrays if ".lora_" in name}
+    return inner if paths and paths <= linear_layers(inner).keys() else model
+
+
+def _fitted(config, model):
+    """(the config without what this model has no layer for, a line on what that was), as PEFT reads it.
+
+    "all-linear" in a file spares no output layer: the task's type has put that among modules_to_save.
+    """
+    paths = linear_layers(model)
+    config = replace(config, modules_to_save=[m for m in config.modules_to_save if any(is_saved(p, m) for p in paths)])
+    if config.target_modules == ALL:
+        free = [p for p in paths if not any(is_saved(p, m) for m in config.modules_to_save)]
+        return replace(config, target_modules=free), []
+    if isinstance(config.target_modules, str):
+        return config, []
+    used = [t for t in config.target_modules if any(is_target(p, t) for p in paths)]
+    unused = [t for t in config.target_modules if t not in used]
+    if not used or not unused:
+        return config, []
+    lines = (
+        f"target module {unused[0]!r}{f' (and {len(unused) - 1} more)' if unused[1:] else ''} matches no linear layer"
+    )
+    return replace(config, target_modules=used), [lines]
 
 
 def labels_of(folder):
@@ -209,11 +236,9 @@ def labels_of(folder):
 
 def classes_of(folder):
     """The number of classes of the classifier that an adapter holds, by its shape; None if it holds none."""
-    folder = Path(folder)
-    read_adapter_config(folder)  # is it an adapter folder at all?
-    weight = _read_tensors(folder).get(f"{PREFIX}classifier.weight")
+    weight = read_folder(folder).arrays.get(f"{PREFIX}classifier.weight")
     if weight is not None and weight.ndim != 2:
-        raise FormatError(f"{folder / TENSORS}: expected classifier.weight (classes, d); got the shape {weight.shape}")
+        raise FormatError(f"{Path(folder) / TENSORS}: expected classifier.weight (classes, d); got {weight.shape}")
     return None if weight is None else weight.shape[0]
 
 
@@ -223,46 +248,16 @@ def check_labels(folder, labels):
         raise InputError(f"{folder} was trained on the labels {saved}; the data has {list(labels)}")
 
 
-def _linears(model):
-    return {path: layer for path, layer in model.named_layers() if isinstance(layer, Linear)}
-
-
-def _fitted(config, model):
-    """The config without the modules_to_save that the model lacks: PEFT lists both `classifier` and `score`."""
-    paths = _linears(model)
-    return replace(config, modules_to_save=[m for m in config.modules_to_save if any(is_saved(p, m) for p in paths)])
-
-
-def _expected(model, config):
-    """{name in the file: (name in the model, shape)} of what an adapter of this config holds for this model."""
-    layers = _linears(model)
-    chosen = config.select(layers)
-    expected = {}
-    for path in chosen:
-        d_out, d_in = layers[path].params["weight"].shape
-        r = config.for_layer(path)[0]
-        expected[f"{PREFIX}{path}.lora_A.weight"] = f"{path}.lora_A", (r, d_in)
-        expected[f"{PREFIX}{path}.lora_B.weight"] = f"{path}.lora_B", (d_out, r)
-    for name, array in model.named_params().items():
-        if config.trains_in_full(name, chosen):
-            path, _, kind = name.rpartition(".")
-            inside = f"{PREFIX}{path}.base_layer.{kind}" if path in chosen else f"{PREFIX}{name}"
-            expected[inside] = name, tuple(array.shape)
-    return expected
-
-
 def adapter_updates(folder):
     """{path: scaling * lora_B @ lora_A (d_out, d_in)} of an adapter folder, in float64: no model is needed."""
-    config, arrays = read_adapter_config(folder), _read_tensors(Path(folder))
-    updates = {}
-    for name, A in arrays.items():
-        path, _, end = name.removeprefix(PREFIX).rpartition(".lora_A.")
-        if end == "weight":
-            B = arrays.get(name.replace(".lora_A.", ".lora_B."))
-            if B is None or A.ndim != 2 or B.ndim != 2 or A.shape[0] != B.shape[1]:
-                came = f"{A.shape} and {'none' if B is None else B.shape}"
-                raise FormatError(f"{folder}: {path} needs lora_A (r, d_in) and lora_B (d_out, r); got {came}")
-            r, lora_alpha = config.for_layer(path)
-            scaling = scaling_of(r, lora_alpha, config.use_rslora)
-            updates[path] = scaling * B.astype("f8") @ A.astype("f8")
+    adapter = read_folder(folder)
+    first = {n.removeprefix(PREFIX).removesuffix(".lora_A.weight"): n for n in adapter.arrays if ".lora_A." in n}
+    updates, ranks = {}, adapter.config.for_layers(first)
+    for path, name in first.items():
+        A, B = adapter.arrays[name], adapter.arrays.get(name.replace(".lora_A.", ".lora_B."))
+        if B is None or A.ndim != 2 or B.ndim != 2 or A.shape[0] != B.shape[1]:
+            came = f"{A.shape} and {'none' if B is None else B.shape}"
+            raise FormatError(f"{folder}: {path} needs lora_A (r, d_in) and lora_B (d_out, r); got {came}")
+        scaling = scaling_of(*ranks[path], adapter.config.use_rslora)
+        updates[path] = scaling * B.astype("f8") @ A.astype("f8")
     return updates

@@ -60,21 +60,39 @@ def write_atomic(path, data):
     Raises OSError with the name of `path`.
     """
     path = Path(path)
-    data = data.encode() if isinstance(data, str) else data
-    temporary = path.parent / temporary_name()
+    write_together(path.parent, {path.name: data})
+
+
+def write_together(folder, files):
+    """The same for several {name: bytes or text} of one folder: if one cannot be written, none is.
+
+    The last one comes last, and goes away first if it was there: a process killed between the renames leaves a folder
+    without it. So a reader that begins with it never takes a mixture of old and new.
+    """
+    folder, names, replaced = Path(folder), list(files), []
+    temporaries, kept = {name: folder / temporary_name() for name in files}, folder / temporary_name()
+    name = names[0]
     try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        for name in names:
+            with open(temporaries[name], "xb") as file:
+                file.write(files[name].encode() if isinstance(files[name], str) else files[name])
+                file.flush()
+                os.fsync(file.fileno())
+        if len(names) > 1 and (folder / name).exists():
+            os.replace(folder / name, kept)
+        for name in names:
+            os.replace(temporaries[name], folder / name)
+            replaced.append(name)
         if os.name == "posix":  # a folder cannot be opened on Windows; there the rename itself is journalled
-            _sync_folder(path.parent)
+            _sync_folder(folder)
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
+        if kept.exists() and not replaced:
+            os.replace(kept, folder / names[-1])
+        raise OSError(error.errno, error.strerror, str(folder / name)) from None
     finally:
-        with contextlib.suppress(OSError):  # after the rename there is none
-            os.unlink(temporary)
+        for path in (*temporaries.values(), kept):
+            with contextlib.suppress(OSError):  # after the rename there is none
+                os.unlink(path)
 
 
 def _sync_folder(path):
@@ -90,9 +108,12 @@ def _sync_folder(path):
 
 def write_safetensors(path, arrays, metadata=None):
     """Write {name: array} of any backend, atomically."""
-    write_atomic(
-        path, safetensors.numpy.save({n: np.asarray(to_numpy(a), order="C") for n, a in arrays.items()}, metadata)
-    )
+    write_atomic(path, as_safetensors(arrays, metadata))
+
+
+def as_safetensors(arrays, metadata=None):
+    """The bytes of a safetensors file with {name: array} of any backend."""
+    return safetensors.numpy.save({n: np.asarray(to_numpy(a), order="C") for n, a in arrays.items()}, metadata)
 
 
 def fingerprint(arrays, text=""):

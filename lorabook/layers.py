@@ -20,6 +20,10 @@ class Layer:
     """Base of all layers: naming, freezing, moving and loading of parameters."""
 
     merged = False  # of an adapter: whether its weight is W + s B A at the moment
+    output_layer = None  # of a model with a head: the path of the layer that "all-linear" leaves out
+    encoder = (
+        None  # and the name of the child below it, which alone may have been the model that an adapter was made for
+    )
 
     def __init__(self, params=None, children=None):
         self.params = dict(params or {})

@@ -147,7 +147,8 @@ def _train(setting, out, task, workers):
     job = task.job(setting.seed)
     model, config, before = job.model, None, {}
     if setting.method == "lora":
-        config = LoRAConfig(r=setting.r, target_modules=setting.targets, modules_to_save=job.modules_to_save)
+        options = {"target_modules": setting.targets, "modules_to_save": job.modules_to_save}
+        config = LoRAConfig(r=setting.r, lora_alpha=16, **options)
         inject(model, config, np.random.default_rng(setting.seed))
     elif setting.method in HEADS:
         model.set_trainable(HEADS[setting.method])

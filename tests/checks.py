@@ -152,9 +152,9 @@ def tiny_config(**changes):
     } | changes
 
 
-def tiny_bert(rng, cls=BertForSequenceClassification, dtype="float64", **options):
+def tiny_bert(rng, cls=BertForSequenceClassification, dtype="float64", config=None, **options):
     """A model with random weights, no two of which are equal."""
-    model = cls(tiny_config(), **{"labels": 3} | options).to(np, dtype)
+    model = cls(config or tiny_config(), **{"labels": 3} | options).to(np, dtype)
     for name, array in model.named_params().items():
         array[...] = 0.4 * rng.standard_normal(array.shape) + name.endswith("LayerNorm.weight")
     return model

@@ -8,7 +8,7 @@ from checks import linear, lora
 from lorabook import LoRAConfig, LoRALinear, inject
 from lorabook import functional as F
 from lorabook.errors import InputError, NonFiniteError
-from lorabook.layers import Activation, LayerNorm, Linear, Sequential
+from lorabook.layers import Activation, Layer, LayerNorm, Linear, Sequential
 from lorabook.models import MLP
 from lorabook.optim import SGD, AdamW, clip_grad_norm, grad_norm, schedule
 
@@ -52,15 +52,15 @@ def merged_backward():
 # what is done, the exception, and what its message has to name: what came, and what was expected
 CASES = {
     # ranks
-    "r 0": (wrapped(r=0), InputError, ["integer from 1 to 5", "7x5", "got 0"]),
-    "r -1": (wrapped(r=-1), InputError, ["integer from 1 to 5", "got -1"]),
-    "r 2.5": (wrapped(r=2.5), InputError, ["integer from 1 to 5", "got 2.5"]),
-    "r 2.0": (wrapped(r=2.0), InputError, ["integer from 1 to 5", "got 2.0"]),
-    "r True": (wrapped(r=True), InputError, ["integer from 1 to 5", "got True"]),
-    "r '8'": (wrapped(r="8"), InputError, ["integer from 1 to 5", "got '8'"]),
-    "r None": (wrapped(r=None), InputError, ["integer from 1 to 5", "got None"]),
-    "r too large": (wrapped(r=6), InputError, ["integer from 1 to 5", "7x5", "got 6"]),
-    "r too large in a model": (injected(r=7), InputError, ["fc1", "8x6", "1 to 6", "got 7"]),
+    "r 0": (wrapped(r=0), InputError, ["r must be a positive integer", "got 0"]),
+    "r -1": (wrapped(r=-1), InputError, ["r must be a positive integer", "got -1"]),
+    "r 2.5": (wrapped(r=2.5), InputError, ["r must be a positive integer", "got 2.5"]),
+    "r 2.0": (wrapped(r=2.0), InputError, ["r must be a positive integer", "got 2.0"]),
+    "r True": (wrapped(r=True), InputError, ["r must be a positive integer", "got True"]),
+    "r '8'": (wrapped(r="8"), InputError, ["r must be a positive integer", "got '8'"]),
+    "r None": (wrapped(r=None), InputError, ["r must be a positive integer", "got None"]),
+    "r too large": (wrapped(r=36), InputError, ["at most 35", "number of weights", "7x5", "got 36"]),
+    "r too large in a model": (injected(r=49), InputError, ["fc1", "8x6", "at most 48", "got 49"]),
     "config r 0": (configured(r=0), InputError, ["r must be a positive integer", "got 0"]),
     "config r -1": (configured(r=-1), InputError, ["positive integer", "got -1"]),
     "config r 2.5": (configured(r=2.5), InputError, ["positive integer", "got 2.5"]),
@@ -69,7 +69,10 @@ CASES = {
     "rank_pattern 0": (configured(rank_pattern={"fc1": 0}), InputError, ["positive integer", "got 0"]),
     "rank_pattern 2.5": (configured(rank_pattern={"fc1": 2.5}), InputError, ["positive integer", "got 2.5"]),
     "rank_pattern '8'": (configured(rank_pattern={"fc1": "8"}), InputError, ["positive integer", "got '8'"]),
-    "rank_pattern too large": (injected(rank_pattern={"fc3": 8}), InputError, ["fc3", "7x9", "1 to 7", "got 8"]),
+    "rank_pattern too large": (injected(rank_pattern={"fc3": 64}), InputError, ["fc3", "7x9", "at most 63", "got 64"]),
+    "config r nan": (configured(r=np.float64("nan")), InputError, ["positive integer", "got np.float64(nan)"]),
+    "config r np.bool": (configured(r=np.True_), InputError, ["positive integer", "got np.True_"]),
+    "config r array": (configured(r=np.array(8)), InputError, ["positive integer", "got array(8)"]),
     # scaling, dropout, initialisation, order
     "alpha nan": (wrapped(lora_alpha=math.nan), InputError, ["lora_alpha must be a finite number", "got nan"]),
     "alpha inf": (configured(lora_alpha=math.inf), InputError, ["lora_alpha must be a finite number", "got inf"]),
@@ -100,16 +103,70 @@ CASES = {
     "bad regex": (configured(target_modules="fc(1"), InputError, ["'fc(1' is not a regular expression", "position 2"]),
     "bad rank_pattern": (configured(rank_pattern={"*": 2}), InputError, ["'*' is not a regular expression", "nothing"]),
     "bad alpha_pattern": (configured(alpha_pattern={"[": 2}), InputError, ["'[' is not a regular expression"]),
-    "unused rank_pattern": (
-        injected(rank_pattern={"fc9": 1}),
+    "target takes in a norm": (
+        lambda: inject(
+            Sequential({"fc": linear(RNG), "ln": LayerNorm.unit(7)}), LoRAConfig(target_modules=["fc", "ln"])
+        ),
         InputError,
-        ["rank_pattern key 'fc9' matches no", "fc1"],
+        ["target_modules=('fc', 'ln') takes in ln", "no linear layer"],
     ),
-    "unused alpha_pattern": (injected(alpha_pattern={"fc": 1}), InputError, ["alpha_pattern key 'fc'", "fc1"]),
-    "rank_pattern beside the targets": (
-        injected(target_modules=["fc1"], rank_pattern={"fc2": 1}),
+    "regex takes in a norm": (
+        lambda: inject(Sequential({"fc": linear(RNG), "ln": LayerNorm.unit(7)}), LoRAConfig(target_modules=".*")),
         InputError,
-        ["rank_pattern key 'fc2' matches no", "closest: fc1"],
+        ["target_modules='.*' takes in ln", "no linear layer"],
+    ),
+    "nothing left": (
+        injected(target_modules=["fc1", "fc2"], exclude_modules=["fc2"], modules_to_save=["fc1"]),
+        InputError,
+        ["target_modules=('fc1', 'fc2')", "exclude_modules or modules_to_save leaves none of 2 layers"],
+    ),
+    "saved in the middle of a target's name": (
+        injected(target_modules=["fc1"], modules_to_save=["1"]),
+        InputError,
+        ["modules_to_save=('1',) ends in the middle of fc1", "write the whole name"],
+    ),
+    "saved has no name": (configured(modules_to_save=["fc1", ""]), InputError, ["modules_to_save", "empty"]),
+    "excluded 3": (configured(exclude_modules=3), InputError, ["exclude_modules must be a list of names", "got 3"]),
+    "excluded false": (configured(exclude_modules=False), InputError, ["exclude_modules must be", "got False"]),
+    "bad excluded": (
+        configured(exclude_modules="a("),
+        InputError,
+        ["exclude_modules 'a(' is not a regular expression"],
+    ),
+    "block false": (
+        configured(target_modules=["fc1"], layers_to_transform=False),
+        InputError,
+        ["layers_to_transform must be the number of a block, or a list of them", "got False"],
+    ),
+    "blocks true": (
+        configured(target_modules=["fc1"], layers_to_transform=[0, True]),
+        InputError,
+        ["layers_to_transform", "got [0, True]"],
+    ),
+    "block 1.0": (
+        configured(target_modules=["a"], layers_to_transform=1.0),
+        InputError,
+        ["layers_to_trans", "got 1.0"],
+    ),
+    "block of all-linear": (
+        configured(layers_to_transform=0),
+        InputError,
+        ["layers_to_transform limits a list of names", "target_modules is 'all-linear'"],
+    ),
+    "pattern without block": (
+        configured(target_modules=["fc1"], layers_pattern="h"),
+        InputError,
+        ["layers_pattern=('h',) needs layers_to_transform"],
+    ),
+    "bad layers_pattern": (
+        configured(target_modules=["fc1"], layers_to_transform=0, layers_pattern=["h", "["]),
+        InputError,
+        ["layers_pattern '[' is not a regular expression"],
+    ),
+    "no such block": (
+        lambda: inject(Layer(children={"a": mlp()}), LoRAConfig(target_modules=["fc1"], layers_to_transform=0)),
+        InputError,
+        ["target_modules=('fc1',) within layers_to_transform=0 matches no linear layer"],
     ),
     "no linear layer": (
         lambda: inject(Sequential({"act": Activation("silu")}), LoRAConfig()),

@@ -101,6 +101,43 @@ def test_a_failure_at_any_point_leaves_the_old_file_and_nothing_else(tmp_path, m
     assert os.listdir(tmp_path) == ["x"]
 
 
+def test_several_files_are_written_together(tmp_path, monkeypatch):
+    """The last is away while the others change, and comes last."""
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_text("old")
+    seen, real = [], os.replace
+
+    def recorded(source, target):
+        real(source, target)
+        seen.append({n: (tmp_path / n).read_text() for n in ("a", "b", "c") if (tmp_path / n).exists()})
+
+    monkeypatch.setattr(os, "replace", recorded)
+    io.write_together(tmp_path, {"a": "new", "b": b"new", "c": "new"})
+    old, new = dict.fromkeys("ab", "old"), dict.fromkeys("abc", "new")
+    assert seen == [old, old | {"a": "new"}, {"a": "new", "b": "new"}, new]
+    assert sorted(os.listdir(tmp_path)) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(("failing", "at"), [("fsync", 1), ("fsync", 2), ("replace", 1), ("replace", 2)])
+def test_several_files_or_none(tmp_path, monkeypatch, failing, at):
+    """At the first of the replacements, which is the second rename: the first puts the last file away."""
+    for name in ("a", "b"):
+        (tmp_path / name).write_text("old")
+    calls, real = [], getattr(os, failing)
+
+    def fails(*args):
+        calls.append(args)
+        if len(calls) == at:
+            raise OSError(28, "No space left on device")
+        return real(*args)
+
+    monkeypatch.setattr(os, failing, fails)
+    with pytest.raises(OSError, match="No space left on device: '.*/[ab]'"):
+        io.write_together(tmp_path, {"a": "new", "b": "new"})
+    monkeypatch.undo()
+    assert {n: (tmp_path / n).read_text() for n in os.listdir(tmp_path)} == {"a": "old", "b": "old"}
+
+
 @pytest.mark.skipif(os.name != "posix", reason="files have no such modes here")
 def test_a_new_file_has_the_mode_that_the_user_gives_files(tmp_path):
     (tmp_path / "plain").write_bytes(b"")

@@ -10,7 +10,8 @@ from lorabook.adapters import adapters, unload
 from lorabook.adapters.lora import merging_is_cheaper, shared_weights
 from lorabook.backend import to_numpy
 from lorabook.errors import InputError
-from lorabook.layers import Linear, Sequential
+from lorabook.gradcheck import check_layer
+from lorabook.layers import Embedding, Layer, LayerNorm, Linear, Sequential
 from lorabook.models import MLP
 
 ORDERS = pytest.mark.parametrize("order", ["factored", "merged", "auto"])
@@ -35,8 +36,16 @@ def test_scaling(rng, r, lora_alpha):
     assert LoRALinear(linear(rng), r, lora_alpha, use_rslora=True).scaling == lora_alpha / math.sqrt(r)
 
 
-def test_default_scaling_is_two(rng):
-    assert LoRALinear(linear(rng, 9, 8)).scaling == 2.0
+def test_defaults_are_pefts(rng):
+    assert LoRALinear(linear(rng, 9, 8)).scaling == 1.0
+    config = LoRAConfig()
+    assert (config.r, config.lora_alpha, config.lora_dropout, config.use_rslora, config.bias) == (
+        8,
+        8,
+        0,
+        False,
+        "none",
+    )
 
 
 def test_delta_weight(put, rng):
@@ -586,14 +595,15 @@ def test_layers_get_different_factors():
 
 
 REFUSED = {
-    "rank too large": LoRAConfig(r=7),
-    "rank_pattern too large": LoRAConfig(r=2, rank_pattern={"fc3": 8}),
+    "rank above the number of weights": LoRAConfig(r=49),
+    "rank_pattern above the number of weights": LoRAConfig(r=2, rank_pattern={"fc3": 64}),
     "no such target": LoRAConfig(r=2, target_modules=["fc1", "fc9"]),
     "regex without match": LoRAConfig(r=2, target_modules="fc"),
     "no target": LoRAConfig(r=2, target_modules=[]),
     "activation": LoRAConfig(r=2, target_modules=["act1"]),
-    "unused rank_pattern": LoRAConfig(r=2, target_modules=["fc1"], rank_pattern={"fc2": 1}),
-    "unused alpha_pattern": LoRAConfig(r=2, target_modules=["fc1"], alpha_pattern={"fc2": 1}),
+    "everything excluded": LoRAConfig(r=2, exclude_modules=".*"),
+    "everything saved": LoRAConfig(r=2, target_modules=["fc1"], modules_to_save=["fc1"]),
+    "saved by the end of a name": LoRAConfig(r=2, modules_to_save=["c1"]),
 }
 
 
@@ -606,6 +616,116 @@ def test_refused_inject_changes_nothing(config):
     assert model.children == children
     assert list(model.trainable_params()) == trainable == list(params)
     assert all(array is params[n] for n, array in model.named_params().items())
+
+
+# ---- which layers: the rest is in tests/oracle/test_selection.py, against PEFT --------------------------------------
+
+
+def tower():
+    """Two blocks of two layers, an embedding and a norm beside them, and a head."""
+    rng = np.random.default_rng(0)
+    blocks = {str(i): Layer(children={n: linear(rng, 6, 6) for n in ("query", "dense")}) for i in range(2)}
+    children = {"embeddings": Embedding(np.ones((4, 6))), "norm": LayerNorm.unit(6), "head": linear(rng, 6, 3)}
+    model = Layer(children={"tower": Layer(children={"layer": Layer(children=blocks)}), **children})
+    model.output_layer = "head"
+    return model
+
+
+BLOCKS = [f"tower.layer.{i}.{name}" for i in range(2) for name in ("query", "dense")]
+
+
+@pytest.mark.parametrize(
+    ("options", "paths"),
+    [
+        ({}, BLOCKS),
+        ({"target_modules": "ALL-Linear"}, BLOCKS),
+        ({"target_modules": ["query", "head"]}, [BLOCKS[0], BLOCKS[2], "head"]),
+        ({"target_modules": {"query"}}, BLOCKS[::2]),
+        ({"target_modules": ["query"], "layers_to_transform": 0}, BLOCKS[:1]),
+        ({"target_modules": ["query"], "layers_to_transform": np.int64(1)}, BLOCKS[2:3]),
+        ({"target_modules": ["query", "dense"], "layers_to_transform": [0]}, BLOCKS[:2]),
+        ({"target_modules": ["query", BLOCKS[3]], "layers_to_transform": [0]}, [BLOCKS[0], BLOCKS[3]]),
+        ({"target_modules": ["query"], "layers_to_transform": []}, BLOCKS[::2]),
+        ({"target_modules": ["query"], "layers_to_transform": (1,), "layers_pattern": "layer"}, BLOCKS[2:3]),
+        ({"target_modules": ["query"], "layers_to_transform": 1, "layers_pattern": ["h", "lay.*"]}, BLOCKS[2:3]),
+        ({"exclude_modules": ["query"]}, BLOCKS[1::2]),
+        ({"exclude_modules": r".*\.0\..*"}, BLOCKS[2:]),
+        ({"exclude_modules": ""}, BLOCKS),
+        ({"exclude_modules": None}, BLOCKS),
+        ({"modules_to_save": ["layer.1"]}, BLOCKS[:2]),
+        ({"modules_to_save": ["ead"], "target_modules": ["query"]}, BLOCKS[::2]),
+        ({"target_modules": ".*", "exclude_modules": ["embeddings", "norm", "head"]}, BLOCKS),
+    ],
+    ids=str,
+)
+def test_selection(options, paths):
+    assert inject(tower(), LoRAConfig(r=2, **options)) == paths
+
+
+def test_what_is_saved_trains_in_full():
+    model = tower()
+    inject(model, LoRAConfig(r=2, target_modules=["query"], modules_to_save=["ead", "layer.1"]))
+    saved = {name for name in model.trainable_params() if "lora" not in name}
+    assert saved == {f"{path}.{kind}" for path in (*BLOCKS[2:], "head") for kind in ("weight", "bias")}
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"rank_pattern": {"keys": 1}}, "rank_pattern key 'keys' matches no layer with an adapter"),
+        ({"alpha_pattern": {"head": 1}}, "alpha_pattern key 'head' matches no layer with an adapter"),
+        (
+            {"target_modules": ["query", "head"], "modules_to_save": ["head"]},
+            "target module 'head' is in modules_to_save too: it trains in full, without an adapter",
+        ),
+        ({"exclude_modules": ["decoder"]}, "exclude_modules=('decoder',) matches no linear layer"),
+        ({"exclude_modules": "decoder.*"}, "exclude_modules='decoder.*' matches no linear layer"),
+        (
+            {"r": 7, "target_modules": ["0.dense", "head"]},
+            "r = 7 is above the largest rank of tower.layer.0.dense, 6x6 (and 1 more): what is above 6 adds nothing",
+        ),
+        (
+            {"target_modules": ["query", "head"], "rank_pattern": {"head": 4}},
+            "r = 4 is above the largest rank of head, 3x6: what is above 3 adds nothing",
+        ),
+    ],
+    ids=str,
+)
+def test_what_does_nothing_is_a_note(capsys, options, line):
+    """PEFT accepts it too."""
+    assert inject(tower(), LoRAConfig(**{"r": 2} | options))
+    assert capsys.readouterr() == ("", f"note: {line}\n")
+
+
+def test_nothing_to_note(capsys):
+    inject(
+        tower(), LoRAConfig(r=3, target_modules=["query", "head"], rank_pattern={"query": 6}, exclude_modules=["dense"])
+    )
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_rank_above_the_smaller_side_trains(rng):
+    """Five rank-one matrices for a layer of rank three: more than it needs, and nothing wrong."""
+    layer = LoRALinear(linear(rng, 4, 3), r=5, init_lora_weights=False, rng=rng)
+    assert layer.params["lora_A"].shape == (5, 4)
+    assert max(check_layer(layer, rng.standard_normal((6, 4)), rng).values()) < 1e-11
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int64, np.uint16])
+def test_numpy_scalars_are_numbers(kind):
+    config = LoRAConfig(
+        r=kind(2),
+        lora_alpha=np.float32(3),
+        lora_dropout=np.float16(0.25),
+        rank_pattern={"fc1": kind(1)},
+        alpha_pattern={"fc2": np.float64(1.5), "fc1": kind(4)},
+    )
+    plain = LoRAConfig(
+        r=2, lora_alpha=3.0, lora_dropout=0.25, rank_pattern={"fc1": 1}, alpha_pattern={"fc2": 1.5, "fc1": 4}
+    )
+    assert config == plain
+    assert config.as_dict() == plain.as_dict()
+    assert LoRALinear(linear(np.random.default_rng(0)), kind(1), kind(3)).scaling == 3.0
 
 
 def test_second_inject_is_refused():

@@ -4,8 +4,8 @@ import numpy as np
 
 from ..errors import InputError
 from ..layers import Linear
-from ..low_rank import check_rank
-from .lora import LoRALinear
+from ..notes import note
+from .lora import LoRALinear, check_fits
 
 
 def _children(model):
@@ -31,25 +31,42 @@ def inject(model, config, rng=None):
     """Replace the targeted Linear layers by LoRALinear ones, in place, and freeze everything else. Returns their paths.
 
     config: `LoRAConfig`. rng: numpy Generator or seed that draws the factors, layer after layer (default 0).
-    Raises InputError, with the model unchanged, if a target matches nothing or a rank does not fit a layer.
+    Raises InputError, with the model unchanged, if a target matches nothing or is no linear layer. What is set but does
+    nothing, or a rank above what a layer can have, is a note on stderr.
     """
     if adapters(model):
         raise InputError("the model has adapters already; merge or remove them first (`unload`)")
-    linears = {
-        path: (parent, name, child) for path, parent, name, child in _children(model) if isinstance(child, Linear)
-    }
-    chosen = config.select(linears)
+    chosen, linears = select(model, config), linear_layers(model)
+    values, shapes = config.for_layers(chosen), {path: linears[path].params["weight"].shape for path in chosen}
     for path in chosen:
-        check_rank(config.for_layer(path)[0], *linears[path][2].params["weight"].shape, where=path)
+        check_fits(values[path][0], *shapes[path], where=path)
+    for line in config.doubts(linears, chosen):
+        note(line)
+    if high := [path for path in chosen if values[path][0] > min(shapes[path])]:
+        (d_out, d_in), more = shapes[high[0]], f" (and {len(high) - 1} more)" if len(high) > 1 else ""
+        rank = f"r = {values[high[0]][0]} is above the largest rank of {high[0]}, {d_out}x{d_in}{more}"
+        note(f"{rank}: what is above {min(d_out, d_in)} adds nothing")
     rng = np.random.default_rng(0 if rng is None else rng)
     model.set_trainable(name for name in model.named_params() if config.trains_in_full(name, chosen))
+    places = {path: (parent, name) for path, parent, name, _ in _children(model)}
     for path in chosen:
-        parent, name, child = linears[path]
-        r, lora_alpha = config.for_layer(path)
+        (parent, name), (r, lora_alpha), child = places[path], values[path], linears[path]
         options = {n: getattr(config, n) for n in ("use_rslora", "lora_dropout", "init_lora_weights")}
         parent.children[name] = layer = LoRALinear(child, r, lora_alpha, rng=rng, **options)
         layer.trainable |= child.trainable
     return chosen
+
+
+def linear_layers(model):
+    """{dotted path: layer} of the layers that can have an adapter, or have one."""
+    return {path: layer for path, layer in model.named_layers() if isinstance(layer, Linear | LoRALinear)}
+
+
+def select(model, config):
+    """The paths of the linear layers of the model that the config means, in order."""
+    linears = linear_layers(model)
+    others = [path for path, layer in model.named_layers() if layer.params and path not in linears]
+    return config.select(linears, others, model.output_layer)
 
 
 def merge(model):

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import numbers
 import sys
 
 import numpy as np
@@ -10,24 +11,49 @@ from .. import functional as F
 from ..backend import array_namespace, asarray_like
 from ..errors import InputError
 from ..layers import MERGED, Layer, Linear
-from ..low_rank import check_rank
 
 INITIALISATIONS = (True, "gaussian", False)
 
 
 def scaling_of(r, lora_alpha, use_rslora):
     """lora_alpha / r, or lora_alpha / sqrt(r) with rank-stabilised LoRA (Kalajdzievski 2023, arXiv:2312.03732)."""
-    number = isinstance(lora_alpha, int | float) and not isinstance(lora_alpha, bool)
-    if not number or not abs(lora_alpha) <= sys.float_info.max:
+    return float(check_alpha(lora_alpha)) / (math.sqrt(r) if use_rslora else r)
+
+
+def check_alpha(lora_alpha):
+    """lora_alpha as an int or float, or InputError: a finite number."""
+    number = _number(lora_alpha)
+    if number is None or not abs(number) <= sys.float_info.max:
         raise InputError(f"lora_alpha must be a finite number; got {lora_alpha!r}")
-    return float(lora_alpha) / (math.sqrt(r) if use_rslora else r)
+    return number
+
+
+def check_r(r):
+    """r as an int, or InputError: a rank is a positive integer. Above the layer's smaller side it adds nothing."""
+    if isinstance(r, bool) or not isinstance(r, numbers.Integral) or r < 1:
+        raise InputError(f"r must be a positive integer; got {r!r}")
+    return int(r)
+
+
+def check_fits(r, d_out, d_in, where="this layer"):
+    """Raise InputError for a rank above the number of the layer's weights: a slip, and memory for nothing."""
+    if r > d_out * d_in:
+        raise InputError(f"r must be at most {d_out * d_in}, the number of weights of {where}, {d_out}x{d_in}; got {r}")
 
 
 def check_dropout(lora_dropout):
-    """lora_dropout, or InputError: a probability p with 0 <= p < 1."""
-    if not isinstance(lora_dropout, int | float) or not 0 <= lora_dropout < 1:
+    """lora_dropout as a float, or InputError: a probability p with 0 <= p < 1."""
+    number = _number(lora_dropout)
+    if number is None or not 0 <= number < 1:
         raise InputError(f"lora_dropout must be a number p with 0 <= p < 1; got {lora_dropout!r}")
-    return lora_dropout
+    return float(number)
+
+
+def _number(value):
+    """An int or float of a number, NumPy's too; None of anything else."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return None
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
 def check_initialisation(init_lora_weights):
@@ -91,7 +117,7 @@ class LoRALinear(Layer):
         self,
         base,
         r=8,
-        lora_alpha=16,
+        lora_alpha=8,
         *,
         use_rslora=False,
         lora_dropout=0.0,
@@ -104,8 +130,9 @@ class LoRALinear(Layer):
             raise InputError(f"base must be a Linear layer; got {type(base).__name__}")
         weight = base.params["weight"]
         d_out, d_in = weight.shape
-        self.r = check_rank(r, d_out, d_in)
-        self.lora_alpha, self.use_rslora = lora_alpha, use_rslora
+        self.r = check_r(r)
+        check_fits(self.r, d_out, d_in)
+        self.lora_alpha, self.use_rslora = check_alpha(lora_alpha), use_rslora
         self.scaling = scaling_of(self.r, lora_alpha, use_rslora)
         self.lora_dropout = check_dropout(lora_dropout)
         if order not in ("auto", "factored", "merged"):

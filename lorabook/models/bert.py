@@ -119,6 +119,7 @@ class Head(Layer):
     """Base of the models with a head: children `bert` and perhaps `classifier`."""
 
     pooler = False
+    output_layer, encoder = "classifier", "bert"
 
     def __init__(self, config, labels=0, rng=None):
         """labels: number of classes. rng: numpy Generator or seed that draws the classifier, N(0, 0.02^2)."""

@@ -311,8 +311,10 @@ layers = {
     "layer norm": LayerNorm(normal(7), normal(7)),
     "linear, gelu, layer norm": stack,
     "MLP 7-6-5-3": MLP((7, 6, 5, 3), rng=rng),
-    "LoRA, B random": LoRALinear(Linear(normal((5, 7))), r=2, init_lora_weights=False, order="factored"),
-    "LoRA, merged order": LoRALinear(Linear(normal((5, 7))), r=2, init_lora_weights=False, order="merged"),
+    "LoRA, B random": LoRALinear(Linear(normal((5, 7))), r=2, lora_alpha=16, init_lora_weights=False, order="factored"),
+    "LoRA, merged order": LoRALinear(
+        Linear(normal((5, 7))), r=2, lora_alpha=16, init_lora_weights=False, order="merged"
+    ),
 }
 rows = []
 for name, layer in layers.items():
@@ -379,7 +381,7 @@ class WrongLoRA(LoRALinear):
 
 
 at_start = check_layer(WrongLoRA(Linear(normal((5, 7))), r=2), x, rng)["lora_A"]
-anywhere = check_layer(WrongLoRA(Linear(normal((5, 7))), r=2, init_lora_weights=False), x, rng)["lora_A"]
+anywhere = check_layer(WrongLoRA(Linear(normal((5, 7))), r=2, lora_alpha=16, init_lora_weights=False), x, rng)["lora_A"]
 print(f"error of dA found at B = 0: {at_start:.0e}; with random B: {anywhere:.0e}")
 assert at_start == 0 and abs(anywhere - 8) < 1e-9  # -7 dA is off by 8 dA
 

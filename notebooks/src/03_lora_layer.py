@@ -121,7 +121,7 @@ for r in (1, 8, 64, 128, 256):
         assert 2 * full / 3 + 3 * thin == full
 
 x32, dout32 = rng.standard_normal((2, N, d_in)).astype("f4")
-big = LoRALinear(Linear.random(d_in, d_out, rng), r=8, init_lora_weights=False, order="factored")
+big = LoRALinear(Linear.random(d_in, d_out, rng), r=8, lora_alpha=16, init_lora_weights=False, order="factored")
 A32, B32, z32 = big.params["lora_A"], big.params["lora_B"], x32 @ big.params["lora_A"].T
 
 
@@ -155,7 +155,9 @@ print(f"measured, dA and dB at r = 8: {thin_first:.2f} ms thin first, {through_d
 # %%
 d, r = 768, 64
 base = Linear.random(d, d, rng)
-orders = [LoRALinear(base, r=r, init_lora_weights=False, order=order) for order in ("factored", "merged")]
+orders = [
+    LoRALinear(base, r=r, lora_alpha=16, init_lora_weights=False, order=order) for order in ("factored", "merged")
+]
 sizes = [32, 64, 128, 256, 384, 512, 1024, 2048]
 flops, times = [], []
 for N in sizes:
@@ -196,7 +198,7 @@ with plt.style.context(plotting.STYLE):
 d, r, N = 1024, 8, 600
 kept = {}
 for order in ("factored", "merged", "auto"):
-    layers = [LoRALinear(Linear.random(d, d, rng), r=r, order=order) for _ in range(8)]
+    layers = [LoRALinear(Linear.random(d, d, rng), r=r, lora_alpha=16, order=order) for _ in range(8)]
     own = {id(array) for layer in layers for array in layer.params.values()}
     y, arrays = rng.standard_normal((N, d)).astype("f4"), {}
     for layer in layers:
@@ -421,7 +423,7 @@ d = 512
 for dtype, allowed in (("float64", 1e-12), ("float32", 2e-6)):
     W = (rng.standard_normal((d, d)) / d**0.5).astype(dtype)
     x = rng.standard_normal((64, d)).astype(dtype)
-    layer = LoRALinear(Linear(W.copy()), r=8, init_lora_weights=False, order="factored")
+    layer = LoRALinear(Linear(W.copy()), r=8, lora_alpha=16, init_lora_weights=False, order="factored")
     before = layer.forward(x)[0]
     layer.merge()
     merged, error = layer.params["weight"], relative_error(layer.forward(x)[0], before)

@@ -508,7 +508,7 @@ if answer is None:
     print("not answered yet")
 else:
     model = copy.deepcopy(base)
-    inject(model, LoRAConfig(r=2))
+    inject(model, LoRAConfig(r=2, lora_alpha=16))
     assert answer == count(model.trainable_params()), "not the size of all factors"
     print("right")
 
@@ -526,7 +526,9 @@ else:
     assert answer in ("fc1", "fc2", "fc3"), "expected 'fc1', 'fc2' or 'fc3'"
     accuracy = {}
     for name in ("fc1", "fc2", "fc3"):
-        METHODS[name] = lambda model, seed, name=name: inject(model, LoRAConfig(r=1, target_modules=[name]), seed)
+        METHODS[name] = lambda model, seed, name=name: inject(
+            model, LoRAConfig(r=1, lora_alpha=16, target_modules=[name]), seed
+        )
         results = fit_all((name, 0.01, seed, problem) for seed in range(3))
         accuracy[name] = np.median([model.evaluate(task.x_test, task.y_test)[1] for model, _ in results])
     print({name: f"{share:.1%}" for name, share in accuracy.items()})

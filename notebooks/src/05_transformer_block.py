@@ -320,7 +320,7 @@ for Block in (PostNormBlock, PreNormBlock):
         for array in stack.named_params().values():
             array[...] = 0.7 * normal(array.shape)
         if kind != "everything":
-            inject(stack, LoRAConfig(r=2, init_lora_weights=False), rng)
+            inject(stack, LoRAConfig(r=2, lora_alpha=16, init_lora_weights=False), rng)
         errors = check_layer(stack, normal((2, 3, 4)), rng)
         entries = sum(array.size for array in stack.trainable_params().values())
         row = {"block": Block.__name__, "trains": kind, "tensors": len(errors) - 1, "entries": entries}
@@ -355,7 +355,7 @@ CACHED = {  # where in the block's cache each array is
 
 def adapted(layer, targets):
     layer = copy.deepcopy(layer)
-    inject(layer, LoRAConfig(r=2, target_modules=targets, init_lora_weights=False))
+    inject(layer, LoRAConfig(r=2, lora_alpha=16, target_modules=targets, init_lora_weights=False))
     return layer
 
 
@@ -471,7 +471,7 @@ rows = []
 for name, targets in (("LoRA, query and value", ["query", "value"]), ("LoRA, all six", "all-linear"), ("full", None)):
     layer = copy.deepcopy(block)
     if targets:
-        inject(layer, LoRAConfig(r=r, target_modules=targets))
+        inject(layer, LoRAConfig(r=r, lora_alpha=16, target_modules=targets))
     trained = sum(array.size for array in layer.trainable_params().values())
     flops = (2 * linear + 6 * T * trained if targets else 3 * linear) + 3 * attention
     rows.append({"what trains": name, "layer": layer, "numbers": trained, "flops": flops, "seconds": math.inf})
@@ -510,7 +510,7 @@ def at_the_start(Block, gain, seed):
     tower = Sequential({str(i): Block.random(64, 4, 256, draw) for i in range(6)})
     for array in tower.named_params().values():
         array *= gain if array.ndim == 2 else 1
-    inject(tower, LoRAConfig(r=8), draw)
+    inject(tower, LoRAConfig(r=8, lora_alpha=16), draw)
     y, caches = tower.forward(draw.standard_normal((4, 16, 64)).astype("f4"))
     _, grads = tower.backward(draw.standard_normal(y.shape).astype("f4"), caches, need_dx=False)
     rows = []

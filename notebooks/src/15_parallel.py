@@ -74,7 +74,9 @@ def random_bert(config):
     for array in model.named_params().values():
         if array.ndim == 2:
             array[...] = 0.02 * draw.standard_normal(array.shape)
-    inject(model, LoRAConfig(r=8, target_modules=SIX, modules_to_save=SAVED, init_lora_weights=False), draw)
+    inject(
+        model, LoRAConfig(r=8, lora_alpha=16, target_modules=SIX, modules_to_save=SAVED, init_lora_weights=False), draw
+    )
     return model
 
 
@@ -244,7 +246,7 @@ def crossing(N, ratio):
 def measure(d_in, d_out, N):
     """Processor time of the factored order over that of the merged one: medians, the orders taking turns."""
     base = Linear.random(d_in, d_out, rng)
-    layers = {order: LoRALinear(base, r, init_lora_weights=False, order=order) for order in ("factored", "merged")}
+    layers = {order: LoRALinear(base, r, 16, init_lora_weights=False, order=order) for order in ("factored", "merged")}
     x, dout = rng.standard_normal((N, d_in), dtype="f4"), rng.standard_normal((N, d_out), dtype="f4")
     times = {order: [] for order in layers}
     for _ in range(21):
@@ -369,7 +371,7 @@ MODELS = {
 minilm = CONFIG | {"vocab_size": V, "hidden_size": d, "num_hidden_layers": 6, "intermediate_size": 4 * d}
 encoder = BertModel(minilm | {"num_attention_heads": 12, "max_position_embeddings": 512})
 assert count(encoder.named_params()) == MODELS["MiniLM"][2]
-inject(encoder, LoRAConfig(r=8, target_modules=SIX))
+inject(encoder, LoRAConfig(r=8, lora_alpha=16, target_modules=SIX))
 assert count(encoder.trainable_params()) == lora_numbers(*MODELS["MiniLM"][:2], 8)
 
 table = []

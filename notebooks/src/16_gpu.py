@@ -84,7 +84,9 @@ def random_bert(config, r=8):
     for array in model.named_params().values():
         if array.ndim == 2:
             array[...] = 0.02 * draw.standard_normal(array.shape)
-    adapters = LoRAConfig(r=r, target_modules=SIX, modules_to_save=("classifier",), init_lora_weights=False)
+    adapters = LoRAConfig(
+        r=r, lora_alpha=16, target_modules=SIX, modules_to_save=("classifier",), init_lora_weights=False
+    )
     inject(model, adapters, draw)
     return model
 

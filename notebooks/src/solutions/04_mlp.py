@@ -28,7 +28,7 @@ print(f"{answer:,}")
 
 # %%
 model = copy.deepcopy(base)
-inject(model, LoRAConfig(r=2))
+inject(model, LoRAConfig(r=2, lora_alpha=16))
 assert answer == count(model.trainable_params()), "not the size of all factors"
 print("right")
 

@@ -75,7 +75,7 @@ answer = 3 * 6 + 3
 
 # %%
 tower = Sequential({str(i): PostNormBlock.random(8, 2, 32, rng) for i in range(6)})
-inject(tower, LoRAConfig(r=2, target_modules=r"[24]\..*value"))
+inject(tower, LoRAConfig(r=2, lora_alpha=16, target_modules=r"[24]\..*value"))
 found = []
 for path, part in tower.named_layers():
     if getattr(part.params.get("weight"), "ndim", 0) == 2:
