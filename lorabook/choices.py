@@ -9,14 +9,14 @@ import numpy as np
 from tqdm import tqdm
 
 from .low_rank import energy_rank, svd
-from .sweep import TUNED, Recipe, Setting, loss_and_accuracy, trained, update_of
+from .sweep import TUNED, Recipe, loss_and_accuracy, trained, update_of
 
 RANKS = (4, 16, 32, 64)
 FULL = {"first": Recipe(3e-3), "tuned": TUNED[None]}
 LORA = {
     "first": lambda r: Recipe(1e-2, 16),  # one rate and PEFT's scaling for every rank
     "rslora": lambda r: Recipe(1e-2, 16, use_rslora=True),
-    "tuned": lambda r: Setting(None).recipe(r),
+    "tuned": lambda r: TUNED[r],
 }
 
 

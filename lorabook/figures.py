@@ -83,7 +83,7 @@ def _step_scaling(jobs, progress, runs):
 
 
 def _plot_rank_vs_error(rows):
-    return plotting.rank_vs_error(rows, digits_title())
+    return plotting.rank_vs_error(rows, digits_title(), repeated="splits")
 
 
 FIGURES = {

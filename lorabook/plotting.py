@@ -74,8 +74,11 @@ def _name(axes, text, at, offset, color, **kwargs):
 
 
 @styled
-def rank_vs_error(rows, title=None):
-    """Two panels from the rows of `rank_sweep`: distance to the full update, and errors on the task, against rank."""
+def rank_vs_error(rows, title=None, repeated="seeds"):
+    """Two panels from the rows of `rank_sweep`: distance to the full update, and errors on the task, against rank.
+
+    repeated: what the seeds stand for, in the note of the figure.
+    """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.2))
     ranked = [row for row in rows if row["r"] is not None]
     ranks, seeds = {row["r"] for row in ranked}, {row["seed"] for row in ranked}
@@ -127,7 +130,7 @@ def rank_vs_error(rows, title=None):
     right.set_title("How many mistakes?")
     for axes in (left, right):
         _rank_axis(axes, ranks)
-    note = f"line: median of {len(seeds)} splits, band: lowest to highest" if len(seeds) > 1 else "one split"
+    note = f"line: median of {len(seeds)} {repeated}, band: lowest to highest" if len(seeds) > 1 else "one seed"
     figure.suptitle(f"{title}\n{note}" if title else note, x=0.01, ha="left", fontsize=9.5, color="#444444")
     return figure
 

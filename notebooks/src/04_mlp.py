@@ -294,8 +294,9 @@ assert steps[4][0] / steps[64][0] > 2.5 and 0.7 < steps[4][1] / steps[64][1] < 1
 
 # %% [markdown]
 # With `lora_alpha / r` a step of rank 64 moves the weights three times less than one of rank 4, seven times less than
-# one of rank 1. With `lora_alpha / sqrt(r)` the step does not depend on the rank. And that is only the first step: the
-# gradients of `A` carry the factor as well.
+# one of rank 1. With `lora_alpha / sqrt(r)` the step does not depend on the rank, and with `64 / sqrt(r)` it is about
+# as long as one of full fine-tuning. It goes on like that: at every step Adam moves `A` and `B` by about the rate,
+# and the weights see `scaling` times what comes of it.
 #
 # So rate and scaling are searched together, for every rank. `lorabook figures learning_rates` does it as above, on rows
 # held out of the training rows, over ten splits:
@@ -375,9 +376,9 @@ assert alone[0] < -0.8 and alone[2] > 0.7
 #   looks like a property of LoRA. It is one of the scaling: at rank 64 it is 0.25, and the update that training finds
 #   collapses to two or three directions. With `16 / sqrt(r)` and nothing else changed, most of the gap is gone.
 # * **Own rate and scaling**: at ranks 16, 32 and 64 the two are equal, as far as ten splits and three seeds can tell:
-#   the differences are 0.2 points or less, about as large as their errors. At rank 4 LoRA stays 1.8 points behind,
-#   whatever the scaling. There rank is what it lacks.
-# * **Full fine-tuning at an untuned rate** is 0.4 points worse. Tune one side only, and the other has lost.
+#   the differences are 0.2 points or less, about as large as their errors. At rank 4 LoRA stays 1.8 points behind.
+#   There rank is what it lacks.
+# * **Full fine-tuning at an untuned rate** is 0.4 points worse. Tune one side only, and that side wins.
 # * **The split.** The right panel shows the tuned settings on each split alone, three seeds averaged. On split 0, the
 #   one of the beginning of this chapter, LoRA of rank 32 is a point behind; on split 2 it is nearly a point ahead. More
 #   seeds on one split would not have told.
