@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 from .archives import Member, Tarball, unpack
 from .errors import FormatError, InputError
 from .index import download
-from .io import TEMPORARY, write_atomic
+from .io import temporaries, temporary_name, write_atomic
 from .notes import note
 
 MANIFEST = "manifest.json"
@@ -204,7 +203,8 @@ def fetch(name, progress=True):
     try:
         cache.mkdir(parents=True, exist_ok=True)
         _sweep(cache)
-        temporary = Path(tempfile.mkdtemp(dir=cache, prefix=TEMPORARY))
+        temporary = cache / temporary_name()
+        temporary.mkdir(mode=0o700)
     except OSError as error:
         raise InputError(
             f"cannot write to the cache folder {cache}: {error.strerror}. Choose another one with LORABOOK_CACHE"
@@ -219,6 +219,8 @@ def fetch(name, progress=True):
             raise FormatError(f"{entry.file} {error}") from None
         write_atomic(unpacked / MANIFEST, json.dumps(entry.manifest, indent=2) + "\n")
         return _publish(name, unpacked)
+    except OSError as error:  # the disk is full, or gone
+        raise OSError(error.errno, error.strerror, str(cache)) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -310,7 +312,7 @@ def _publish(name, unpacked):
 
 def _sweep(cache):
     """Remove what killed downloads left, once a day has passed since they last wrote."""
-    for leftover in cache.glob(f"{TEMPORARY}*"):
+    for leftover in temporaries(cache):
         with contextlib.suppress(OSError):  # another process sweeps too
             written = max(path.lstat().st_mtime for path in (leftover, *leftover.rglob("*")))
             if time.time() - written > DAY:

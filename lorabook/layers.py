@@ -32,8 +32,11 @@ class Layer:
         for name, array in self.params.items():
             check_float(array, name)
 
-    def forward(self, x, rng=None):
-        """Output and cache. A host `numpy.random.Generator` as `rng` means training: dropout draws from it."""
+    def forward(self, x, rng=None, keep=True):
+        """Output and cache. A host `numpy.random.Generator` as `rng` means training: dropout draws from it.
+
+        Without `keep` no backward pass follows, and the cache may be None.
+        """
         raise NotImplementedError
 
     def backward(self, dout, cache, need_dx=True):
@@ -158,7 +161,7 @@ class Linear(Layer):
             rng.uniform(-bound, bound, (d_out, d_in)).astype("f4"), rng.uniform(-bound, bound, d_out).astype("f4")
         )
 
-    def forward(self, x, rng=None):
+    def forward(self, x, rng=None, keep=True):
         y, (x, weight) = F.linear(x, self.params["weight"], self.params.get("bias"))
         return y, (x if "weight" in self.trainable else None, weight)  # for a frozen weight, x is needed no more
 
@@ -187,7 +190,7 @@ class LayerNorm(Layer):
         """weight 1, bias 0, in float32."""
         return cls(np.ones(d, "f4"), np.zeros(d, "f4"), eps)
 
-    def forward(self, x, rng=None):
+    def forward(self, x, rng=None, keep=True):
         return F.layer_norm(x, self.params["weight"], self.params["bias"], self.eps)
 
     def backward(self, dout, cache, need_dx=True):
@@ -221,7 +224,7 @@ class Activation(Layer):
 class Softmax(Layer):
     """Softmax along the last axis."""
 
-    def forward(self, x, rng=None):
+    def forward(self, x, rng=None, keep=True):
         return F.softmax(x)
 
     def backward(self, dout, cache, need_dx=True):
@@ -239,7 +242,7 @@ class Embedding(Layer):
         if ids.size and not 0 <= ids.min() <= ids.max() < n:
             raise InputError(f"ids must be from 0 to {n - 1}; got {ids.min()} to {ids.max()}")
 
-    def forward(self, ids, rng=None):
+    def forward(self, ids, rng=None, keep=True):
         weight = self.params["weight"]
         xp = array_namespace(ids, weight)
         if xp is np:

@@ -64,9 +64,10 @@ class Workers:
         n = cores() if n is None else n
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise InputError(f"workers must be an integer of at least 1; got {n!r}")
-        self.n, self._stack, self._pool = n, contextlib.ExitStack(), None
+        self.n, self._stack, self._pool, self._process = n, contextlib.ExitStack(), None, None
 
     def __enter__(self):
+        self._process = os.getpid()
         keep_freed_memory()
         self._blas = ThreadpoolController().select(user_api="blas")
         self._stack.enter_context(self._blas.limit(limits=1))
@@ -76,11 +77,26 @@ class Workers:
         return self
 
     def __exit__(self, *error):
+        self._process = None
         self._stack.__exit__(*error)
 
+    def _at_work(self):
+        """The process that the threads are in."""
+        if self._process is None:
+            raise InputError("these workers are not at work; use them inside `with Workers() as workers:`")
+        return self._process
+
+    def _blas_threads(self, n):
+        """Context in which BLAS has n threads."""
+        self._at_work()
+        return self._blas.limit(limits=n)
+
     def map(self, function, *arguments):
-        """Like the builtin `map`: results in order, whichever thread is first. NumPy's error state goes along."""
-        if self._pool is None:
+        """Like the builtin `map`: results in order, whichever thread is first. NumPy's error state goes along.
+
+        In a process that was forked meanwhile, which has no threads but one, it is the builtin.
+        """
+        if self._at_work() != os.getpid() or self._pool is None:
             return map(function, *arguments)
         return self._pool.map(
             lambda context, *a: context.run(function, *a), iter(contextvars.copy_context, None), *arguments
@@ -109,7 +125,7 @@ class Workers:
             return share * loss, grads
 
         if shards[part]:
-            with shared_weights(model, tokens(x), self.map), self._blas.limit(limits=self.n if few else 1):
+            with shared_weights(model, tokens(x), self.map), self._blas_threads(self.n if few else 1):
                 yield from (map if few else self.map)(one, shards[part], rngs[part], counts[part])
 
     def loss_and_grad(self, model, x, y, rng=None):
@@ -123,7 +139,7 @@ class Workers:
         """The model's output for a batch; shards are twice as large as in training, since nothing is kept of them."""
         shards = cut(x, 2 * SHARD_TOKENS)
         few = len(shards) == 1 and are_ids(x)
-        with self._blas.limit(limits=self.n if few else 1):
+        with self._blas_threads(self.n if few else 1):
             parts = list((map if few else self.map)(lambda shard: model.predict(x[shard, ...]), shards))
         return parts[0] if len(parts) == 1 else array_namespace(*parts).concat(parts)
 

@@ -2,6 +2,8 @@
 
 import itertools
 import os
+import subprocess
+import sys
 import threading
 import types
 
@@ -101,6 +103,42 @@ def test_a_number_of_workers_that_is_none(n):
     with pytest.raises(InputError, match=r"workers must be an integer of at least 1; got "):
         train(lora_mlp(np.random.default_rng(0)), Batches(np.ones((9, 5)), np.zeros(9, int), 9), AdamW(0), epochs=1,
               workers=n)  # fmt: skip
+
+
+def test_workers_that_are_not_at_work_say_so(rng):
+    """Before and after their context."""
+    x, y = rng.standard_normal((4, 7)).astype("f4"), np.array([0, 1, 2, 3])
+    model, workers = MLP((7, 6, 5), rng=rng), Workers(2)
+    for _ in range(2):
+        for use in (
+            lambda: workers.predict(model, x),
+            lambda: workers.loss_and_grad(model, x, y),
+            lambda: workers.map(str, [1]),
+            lambda: workers.spread(str, [1]),
+        ):
+            with pytest.raises(InputError, match="not at work; use them inside `with Workers"):
+                use()
+        with workers:
+            pass
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_process_works_without_the_parents_threads():
+    """In a process of its own: this one has threads that a fork would warn about."""
+    code = """
+import os, numpy as np
+from lorabook.models import MLP
+from lorabook.parallel import Workers
+rng = np.random.default_rng(0)
+model, x, y = MLP((7, 9, 5), rng=rng), rng.standard_normal((3000, 7)).astype("f4"), np.arange(3000) % 5
+with Workers(2) as workers:
+    loss, grads = workers.loss_and_grad(model, x, y)
+    if child := os.fork():
+        raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    again, same = workers.loss_and_grad(model, x, y)
+    assert again == loss and all((same[name] == grads[name]).all() for name in grads)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_no_thread_outlives_the_workers():

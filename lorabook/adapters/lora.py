@@ -193,7 +193,7 @@ class LoRALinear(Layer):
         d_out, d_in = self.params["weight"].shape
         return self.order == "merged" or (self.order == "auto" and merging_is_cheaper(N, d_in, d_out))
 
-    def forward(self, x, rng=None):
+    def forward(self, x, rng=None, keep=True):
         W, b, A, B = (self.params.get(name) for name in ("weight", "bias", "lora_A", "lora_B"))
         if self.merged:
             return F.linear(x, W, b)[0], None
