@@ -5,6 +5,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import time
 from urllib.parse import unquote, urlsplit
 
 from tqdm import tqdm
@@ -13,6 +14,7 @@ from .errors import FormatError, InputError
 
 DEFAULT_INDEX = "https://pypi.org/simple/"
 SECTIONS = ("global", "install", "download", ":env:")  # as for pip, a later one wins
+TRIES, PAUSE = 3, 1.0  # how often a download is begun or taken up again, seconds before the second time
 LOCAL_COPY = "Check the network and pip's index-url and cert, or give the path of a local copy instead of the name"
 
 
@@ -38,8 +40,9 @@ def pip_settings():
 def download(project, file, size, sha256, target, progress=True):
     """Write the index's `file` of `project` to the path `target`: exactly `size` bytes with this `sha256`.
 
-    progress: a bar on stderr if that is a terminal and it takes more than two seconds. Raises InputError if the file
-    cannot be had, FormatError if what comes is something else; `target` is then to be thrown away.
+    progress: a bar on stderr if that is a terminal and it takes more than two seconds. Where the connection is lost, the
+    rest is asked for, twice. Raises InputError if the file cannot be had, FormatError if what comes is something else;
+    `target` is then to be thrown away.
     """
     import pypi_simple
     import requests
@@ -58,10 +61,11 @@ def download(project, file, size, sha256, target, progress=True):
             if package is None:
                 raise InputError(f"{cannot}: it lists no such file of {project}. {LOCAL_COPY}")
             _compare(file, host, package.digests.get("sha256", sha256), sha256)  # saves the download, decides nothing
-            headers = {"Accept-Encoding": "identity"}
-            with session.get(package.url, stream=True, timeout=timeout, headers=headers) as response:
-                response.raise_for_status()
-                got, digest = _receive(response, file, size, target, progress)
+
+            def get(headers):
+                return session.get(package.url, stream=True, timeout=timeout, headers=headers)
+
+            got, digest = _receive(get, file, size, target, progress)
     except InputError:
         raise
     except (pypi_simple.NoSuchProjectError, pypi_simple.UnsupportedRepoVersionError) as error:
@@ -98,21 +102,41 @@ def _open(settings):
     return url._replace(netloc=host).geturl(), session
 
 
-def _receive(response, file, size, target, progress):
-    """(bytes written, their sha256); stops as soon as there are more than `size`."""
-    digest, got = hashlib.sha256(), 0
-    bar = tqdm(
-        total=size, desc=file, delay=2, disable=None if progress else True, unit="B", unit_scale=True, leave=False
-    )
+def _receive(get, file, size, target, progress):
+    """(bytes written, their sha256) of the response to get(headers); stops as soon as there are more than `size`."""
+    import requests
+
+    quiet = None if progress else True  # None: a bar on stderr if that is a terminal
+    bar = tqdm(total=size, desc=file, delay=2, disable=quiet, unit="B", unit_scale=True, leave=False)
     with bar, open(target, "xb") as out:
+        for tries in range(1, TRIES + 1):
+            try:
+                return _rest(get, size, out, bar)
+            except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+                if tries == TRIES:
+                    raise
+                have = f"{out.tell() / 1e6:.1f} of {size / 1e6:.1f} MB"
+                bar.write(f"note: lost the connection after {have} ({_reason(error)}); trying again", file=sys.stderr)
+                time.sleep(tries * PAUSE)
+
+
+def _rest(get, size, out, bar):
+    """The same, for what the open file `out` lacks; all of it from a server that gives no part."""
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={out.tell()}-"} if out.tell() else {})
+    with get(headers) as response:
+        response.raise_for_status()
+        if response.status_code != 206:
+            out.seek(0)
+            out.truncate()
+            bar.reset()
         for chunk in response.iter_content(1 << 16):
-            got += len(chunk)
-            if got > size:
-                break
-            digest.update(chunk)
             out.write(chunk)
             bar.update(len(chunk))
-    return got, digest.hexdigest()
+            if out.tell() > size:
+                break
+    out.flush()
+    with open(out.name, "rb") as written:
+        return out.tell(), hashlib.file_digest(written, "sha256").hexdigest()
 
 
 def _reason(error):

@@ -145,6 +145,7 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("LORABOOK_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
     monkeypatch.setattr(hub, "KNOWN", {"toy": TOY})
+    monkeypatch.setattr(index, "PAUSE", 0)
     return tmp_path / "cache"
 
 
@@ -298,6 +299,39 @@ def test_truncated_download(server, cache, announced):
     with pytest.raises(InputError, match=f"cannot fetch {FILE}.*({expected})"):
         hub.fetch("toy")
     check_nothing_kept(cache)
+
+
+@pytest.mark.parametrize("parts", [True, False], ids=["a server of parts", "a server of wholes"])
+def test_a_lost_connection_is_taken_up_again(server, cache, capsys, parts):
+    """Twice, at different places; what the server does not give again is not asked for again."""
+    asked = []
+
+    def break_off(handler, data):
+        start = int((handler.headers.get("Range") or "bytes=0-")[6:-1])
+        asked.append(start)
+        rest = data[start:] if parts else data
+        handler.send_response(206 if parts and start else 200)
+        handler.send_header("Content-Length", str(len(rest)))
+        handler.end_headers()
+        handler.wfile.write(rest[: len(data) // 4] if len(asked) < index.TRIES else rest)
+
+    server.serve = break_off
+    assert content(hub.fetch("toy")) == WANTED
+    assert len(asked) == index.TRIES and asked[0] == 0 < asked[1] and (asked[1] < asked[2] or not parts)
+    assert capsys.readouterr().err.count("note: lost the connection after 0.1 of 0.3 MB") >= 1
+
+
+@pytest.mark.parametrize("where", ["os.fsync", "lorabook.hub.write_atomic"])
+def test_a_full_disk_is_one_line_with_the_folder(server, cache, run, monkeypatch, where):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    folder = hub.fetch("toy")
+    (folder / "model.bin").write_bytes(b"damaged")
+    monkeypatch.setattr(where, full)
+    code, out, err = run("fetch", "toy")
+    assert (code, out) == (1, "") and err.endswith(f"lorabook fetch: {cache}: No space left on device\n")
+    assert list(cache.iterdir()) == [folder] and (folder / "model.bin").read_bytes() == b"damaged"
 
 
 def test_an_endless_download_is_cut_off(server, cache):
@@ -529,18 +563,18 @@ def start_fetch():
     )
 
 
-def test_two_processes_at_once(server, cache):
-    both = threading.Barrier(2, timeout=30)
+def test_four_processes_at_once(server, cache):
+    every = threading.Barrier(4, timeout=60)
 
     def serve(handler, data):
-        both.wait()
+        every.wait()
         send(handler, data)
 
     server.serve = serve
-    processes = [start_fetch() for _ in range(2)]
+    processes = [start_fetch() for _ in range(4)]
     answers = [process.communicate(timeout=60) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], answers
-    assert answers[0] == answers[1]
+    assert [process.returncode for process in processes] == [0] * 4, answers
+    assert answers == [answers[0]] * 4
     assert list(cache.iterdir()) == [Path(answers[0][0].strip())]
     assert content(hub.locate("toy", verify=True)) == WANTED
 

@@ -1,0 +1,187 @@
+"""The command as a process: signals, pipes, terminals, full disks. One line each; what was there stays."""
+
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checks import tiny_bert, write_bert
+
+from lorabook import LoRAConfig, adapter_io, inject, io
+from lorabook.tables import read_csv
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and file names as they are on Linux and macOS")
+COMMAND = [sys.executable, "-m", "lorabook"]
+TRAIN = ["train", "mlp-digits", "digits-rotated", "--r", "2", "--epochs", "200", "--checkpoint-every", "1"]
+SWEEP = ["sweep", "--jobs", "2", "--ranks", "1", "2", "--epochs", "30"]
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+
+
+def call(*argv, **options):
+    """(exit code, stdout, stderr) of a process of its own."""
+    done = subprocess.run([*COMMAND, *argv], **({"timeout": 120} | PIPES | options))
+    return done.returncode, *((b or b"").decode(errors="surrogateescape") for b in (done.stdout, done.stderr))
+
+
+@pytest.fixture(scope="module")
+def merging(tmp_path_factory):
+    """Arguments of merge, for a small model and an adapter of it."""
+    folder = tmp_path_factory.mktemp("models")
+    model = tiny_bert(np.random.default_rng(0), dtype="float32")
+    base = write_bert(folder / "base", model)
+    config = LoRAConfig(target_modules=["query"], modules_to_save=["classifier"], init_lora_weights=False)
+    inject(model, config, np.random.default_rng(0))
+    (folder / "adapter").mkdir()
+    adapter_io.save_adapter(folder / "adapter", model, config, str(base), "SEQ_CLS", list("abc"))
+    return ["merge", str(base), "--adapter", str(folder / "adapter")]
+
+
+# ---- signals ---------------------------------------------------------------------------------------------------------
+
+
+def stopped(argv, out, moment, kind=signal.SIGINT):
+    """(exit code, stderr) of a command that gets a signal after `moment` seconds, with all its children, as by ^C."""
+    process = subprocess.Popen([*COMMAND, *argv, "--out", out], **PIPES, text=True, start_new_session=True)
+    time.sleep(moment)
+    if process.poll() is None:
+        os.killpg(process.pid, kind)
+    _, err = process.communicate(timeout=60)
+    return process.returncode, err
+
+
+@pytest.mark.parametrize("command", ["train", "sweep", "merge"])
+def test_interrupted_at_any_moment(command, merging, tmp_path):
+    """One line and exit code 130, whether the command loads, works or writes; nothing half-written stays."""
+    argv = {"train": TRAIN, "sweep": SWEEP, "merge": merging}[command]
+    moments, codes = random.Random(command), []
+    for i in range(6):
+        out = tmp_path / str(i)
+        code, err = stopped(argv, out, moments.uniform(0.3, 1 + i))
+        codes.append(code)
+        if "site" in err.partition("\n")[0] or "<frozen" in err.partition("lorabook")[0]:
+            continue  # Python itself had not started yet
+        if code == 0:
+            continue  # was faster
+        # CPython ends by the signal itself if it came while a text was executed; to a shell that is 130 as well
+        assert code in (130, -signal.SIGINT), err
+        assert err.startswith("lorabook") and "interrupted" in err and err.count("\n") == 1, err
+        if out.exists():
+            left = sorted(os.listdir(out))
+            assert left == [] or (command == "train" and left == ["checkpoint.safetensors"]), left
+    assert any(codes)
+
+
+def test_terminated_is_one_line_and_clears_up(tmp_path):
+    process = subprocess.Popen([*COMMAND, *TRAIN, "--out", tmp_path / "a"], **PIPES, text=True)
+    while not (tmp_path / "a" / "checkpoint.safetensors").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143 and err.splitlines()[-1].startswith("lorabook train: terminated; the same command")
+    assert os.listdir(tmp_path / "a") == ["checkpoint.safetensors"]
+    io.read_checkpoint(tmp_path / "a" / "checkpoint.safetensors")
+
+
+# ---- what reads the output -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["sweep", "--help"], ["--version"], ["doctor"], ["doctor", "--json"]])
+def test_a_reader_that_has_gone_ends_it_quietly(argv):
+    """As `| head` does."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    code, _, err = call(*argv, stdout=writing)
+    os.close(writing)
+    assert code in (0, 141) and err == ""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+@pytest.mark.parametrize("argv", [["--help"], ["doctor"]])
+def test_a_full_disk_behind_the_output(argv):
+    with open("/dev/full", "w") as full:
+        code, _, err = call(*argv, stdout=full)
+    assert (code, err) == ((1, "lorabook doctor: No space left on device\n") if argv == ["doctor"] else (0, ""))
+
+
+TERMINALS = {
+    "ascii": {"PYTHONIOENCODING": "ascii"},
+    "cp1252": {"PYTHONIOENCODING": "cp1252"},
+    "C": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    "strict": {"PYTHONIOENCODING": "ascii:strict"},
+}
+
+
+@pytest.mark.parametrize("terminal", TERMINALS)
+def test_terminals_that_lack_characters(tmp_path, terminal):
+    """The names of the matrix and of the folder, in letters that neither ascii nor cp1252 has."""
+    matrix, out = tmp_path / "матрица é.npy", tmp_path / "рисунок é"
+    np.save(matrix, np.diag([3.0, 2.0, 1.0]))
+    variables = {k: v for k, v in os.environ.items() if not k.startswith(("LC_", "LANG", "PYTHONIO", "PYTHONUTF8"))}
+    env = variables | TERMINALS[terminal]
+    names = [os.fsencode(matrix), b"--out", os.fsencode(out)]
+    code, said, err = call("spectrum", *names, env=env)
+    assert (code, err) == (0, "") and "3 x 3" in said
+    assert len(read_csv(out / "spectrum.csv")) == 4
+    code, said, err = call("spectrum", os.fsencode(tmp_path / "ничего é"), env=env)
+    assert code == 2 and err.count("\n") == 1 and "Traceback" not in err
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="file names are UTF-8 there")
+def test_a_file_name_that_is_no_text(tmp_path):
+    matrix, out = os.fsencode(tmp_path) + b"/caf\xe9.npy", os.fsencode(tmp_path) + b"/out\xe9"
+    np.save(os.fsdecode(matrix), np.diag([3.0, 2.0, 1.0]))
+    for more in ([], ["--json"]):
+        code, said, err = call("spectrum", matrix, "--out", out, *more)
+        assert (code, err) == (0, "") and "caf\\udce9" in said
+    assert len(read_csv(Path(os.fsdecode(out)) / "spectrum.csv")) == 4
+    code, _, err = call("spectrum", os.fsencode(tmp_path) + b"/\xe9\n\x1b[1m")
+    assert code == 2 and err.count("\n") == 1 and "\\udce9\\n\\x1b[1m" in err and "\x1b" not in err
+
+
+# ---- disks that are full, or cannot be written to --------------------------------------------------------------------
+
+
+def limited(most):
+    """No file of this process gets larger than `most` bytes: what a full disk does, with another errno."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+
+@pytest.mark.parametrize("command", ["train", "sweep", "merge"])
+def test_a_disk_that_is_full(command, merging, tmp_path):
+    argv = {
+        "train": [*TRAIN[:5], "--epochs", "1"],
+        "sweep": SWEEP[:3] + ["--seeds", "1", "--ranks", "1"],
+        "merge": merging,
+    }
+    file = {"train": "checkpoint.safetensors", "sweep": "rank_vs_error.csv", "merge": "model.safetensors"}[command]
+    out = tmp_path / "out"
+    code, said, err = call(*argv[command], "--out", out, preexec_fn=limited(200))
+    assert (code, said) == (1, "")
+    assert err.splitlines()[-1] == f"lorabook {command}: {out / file}: File too large", err
+    assert "Traceback" not in err and os.listdir(out) == []
+
+
+def test_a_full_disk_leaves_the_checkpoint_that_was_there(tmp_path):
+    out, argv = tmp_path / "out", [*TRAIN[:5], "--epochs", "1", "--checkpoint-every", "9", "--out"]
+    assert call(*argv, out)[0] == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    code, _, err = call(*argv, out, "--resume", preexec_fn=limited(200))
+    assert code in (0, 1) and "Traceback" not in err
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize("folder", ["/proc/lorabook", "/dev/null/a"])
+@pytest.mark.skipif(not os.path.exists("/proc/self"), reason="no folder here that even root cannot write to")
+def test_a_folder_that_cannot_be_written_to(folder, merging):
+    for argv in (TRAIN, SWEEP, merging, ["spectrum", "mlp-digits"], ["figures", "planted_bound", "--redraw"]):
+        code, said, err = call(*argv, "--out", folder)
+        assert (code, said) == (2, "")
+        assert err.splitlines()[-1].startswith(f"lorabook {argv[0]}: cannot write to the output folder {folder}"), err
+        assert "Traceback" not in err
