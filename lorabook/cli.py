@@ -16,7 +16,7 @@ import textwrap
 
 from . import __version__
 from .commands.arguments import integer
-from .errors import InputError
+from .errors import InputError, printable
 
 COMMANDS = ("sweep", "spectrum", "train", "evaluate", "predict", "merge", "bench", "figures", "notebooks", "fetch",
             "doctor")  # fmt: skip
@@ -105,6 +105,8 @@ def main(argv=None):
 
 def _run(args, argv):
     """What the command prints, in pieces; `args` is filled in as far as it gets."""
+    if empty := [word for word in argv if word.startswith("--") and word.endswith("=--")]:
+        raise InputError(f"{empty[0]!r} gives no value")  # argparse takes it for an empty list, whatever the option
     parser().parse_args(argv or ["--help"], args)
     if (backend := getattr(args, "backend", BACKENDS[0])) not in BACKENDS:  # argparse lets defaults pass
         raise InputError(f"LORABOOK_BACKEND is {backend!r}; expected one of {', '.join(BACKENDS)}")
@@ -113,11 +115,6 @@ def _run(args, argv):
     if not isinstance(text, str) and not args.json:  # of a command that answers while it is asked
         return text
     return [f"{json.dumps(result) if args.json else text}\n"]
-
-
-def printable(text):
-    """The text on one line that every terminal and file can show: other characters escaped, as in Python."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 @contextlib.contextmanager

@@ -1,4 +1,6 @@
-"""The three ways in which lorabook says no, which the command line turns into exit codes; and checks of a number."""
+"""The three ways in which lorabook says no, which the command line turns into exit codes; checks of a number; and
+how text from outside is shown.
+"""
 
 import math
 import operator
@@ -44,3 +46,8 @@ def check_number(name, value, below=math.inf, positive=False):
         expected = f"number in [0, {below})" if math.isfinite(below) else f"finite number {'>' if positive else '>='} 0"
         raise InputError(f"{name} must be a {expected}; got {value!r}")
     return number
+
+
+def printable(text):
+    """The text on one line that every terminal and file can show: other characters escaped, as in Python."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))

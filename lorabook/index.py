@@ -40,7 +40,7 @@ def pip_settings():
 def download(project, file, size, sha256, target, progress=True):
     """Write the index's `file` of `project` to the path `target`: exactly `size` bytes with this `sha256`.
 
-    progress: a bar on stderr if that is a terminal and it takes more than two seconds. Where the connection is lost, the
+    progress: a bar on stderr if that is a terminal and it takes more than two seconds. If the connection is lost, the
     rest is asked for, twice. Raises InputError if the file cannot be had, FormatError if what comes is something else;
     `target` is then to be thrown away.
     """

@@ -1,12 +1,14 @@
 """Rows in, Figure out: never shows, never saves. Bands span the seeds, lines are medians, labels stand at the lines."""
 
 import io
+import warnings
 from functools import wraps
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
 
+from .errors import printable
 from .io import write_atomic
 from .tables import median_by
 
@@ -31,12 +33,18 @@ def styled(plot):
 
 def save(figure, path):
     """Write a figure so that the same numbers give the same bytes (SVG, or PNG at 150 dots an inch), atomically."""
-    with plt.style.context(STYLE):
+    with plt.style.context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)  # a box in the picture says it
         kind = "svg" if str(path).endswith(".svg") else "png"
         metadata = {"Date": None} if kind == "svg" else {"Software": None}
         drawn = io.BytesIO()
         figure.savefig(drawn, format=kind, dpi=150, metadata=metadata)
     write_atomic(path, drawn.getvalue())
+
+
+def _outside(text):
+    """A name from outside, drawn as it is: nothing that no font can draw, no dollar that begins a formula."""
+    return printable(text).replace("$", r"\$")
 
 
 def _curve(axes, rows, method, value, label=None, scale=1.0, color=None):
@@ -131,7 +139,7 @@ def rank_vs_error(rows, title=None, repeated="seeds"):
     for axes in (left, right):
         _rank_axis(axes, ranks)
     note = f"line: median of {len(seeds)} {repeated}, band: lowest to highest" if len(seeds) > 1 else "one seed"
-    figure.suptitle(f"{title}\n{note}" if title else note, x=0.01, ha="left", fontsize=9.5, color="#444444")
+    figure.suptitle(f"{_outside(title)}\n{note}" if title else note, x=0.01, ha="left", fontsize=9.5, color="#444444")
     return figure
 
 
@@ -191,7 +199,7 @@ def spectrum(curves, shown):
         "svd_output_error": ("in the outputs, svd", PALETTE["lora"], "--"),
         "activation_svd_output_error": ("in the outputs, activation_svd", PALETTE["activation_svd"], "-"),
     }
-    labels = [(f"{shown}", "#000000")]
+    labels = [(_outside(shown), "#000000")]
     for column, (label, color, style) in lines.items():
         if column in curves[shown][0]:
             labels.append((label, color))

@@ -126,10 +126,13 @@ class FilesTogether:
     def __enter__(self):
         return self
 
-    def __exit__(self, error, *_):
+    def __exit__(self, kind, error, _):
         try:
             for file, written in self._written.items() if error is None else ():
                 os.replace(written, self.folder / file)
+            for file, written in self._written.items() if isinstance(error, OSError) else ():
+                if error.filename == str(written):
+                    raise OSError(error.errno, error.strerror, str(self.folder / file)) from None
         finally:
             for written in self._written.values():
                 written.unlink(missing_ok=True)

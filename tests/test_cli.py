@@ -1,5 +1,6 @@
 """The command line as a user meets it: exit codes, one line for bad input, JSON alone on stdout, kill and resume."""
 
+import argparse
 import hashlib
 import importlib
 import json
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from lorabook import cli, io
+from lorabook.commands import arguments
 from lorabook.sweep import TUNED
 from lorabook.tables import read_csv
 from lorabook.tuning import best_recipes
@@ -148,19 +150,19 @@ def test_train_writes_an_adapter_and_a_history(run, tmp_path):
 
 
 BAD = [
-    (["sweep", "--ranks", "0"], "positive integers"),
-    (["sweep", "--ranks", "x"], "invalid int value: 'x'"),
+    (["sweep", "--ranks", "0"], "expected an integer from 1 to 1000000000; got '0'"),
+    (["sweep", "--ranks", "x"], "expected an integer from 1 to 1000000000; got 'x'"),
     (["sweep", "--ranks", "999"], "larger than the largest possible one, 128"),
-    (["sweep", "--seeds", "0"], "at least one seed"),
+    (["sweep", "--seeds", "0"], "from 1 to 1000; got '0'"),
     (["sweep", "--data", "digit"], "unknown data 'digit'"),
     (["sweep", "--data", "nothing.csv"], "nothing.csv"),
-    (["sweep", "--lora-alpha", "nan"], "lora_alpha must be a finite number"),
+    (["sweep", "--lora-alpha", "nan"], "expected a finite number; got 'nan'"),
     (["sweep", "--lr", "-1"], "lr must be a finite number >= 0; got -1.0"),
-    (["sweep", "--lr-full", "inf"], "lr must be a finite number >= 0; got inf"),
-    (["sweep", "--lr", "fast"], "invalid float value: 'fast'"),
+    (["sweep", "--lr-full", "inf"], "expected a finite number; got 'inf'"),
+    (["sweep", "--lr", "fast"], "expected a finite number; got 'fast'"),
     (["sweep", "--tune", "--use-rslora"], "--tune chooses --use-rslora: pass one or the other"),
     (["sweep", "--tune", "--lr-full", "0.1"], "--tune chooses --lr-full: pass one or the other"),
-    (["sweep", "--epochs", "0"], "epochs and batch_size must be at least 1; got 0"),
+    (["sweep", "--epochs", "0"], "expected an integer from 1 to 1000000000; got '0'"),
     (["sweep", "--backend", "cupy"], "backend cupy cannot be used"),
     (["sweep", "--backend", "torch"], "invalid choice: 'torch'"),
     (["spectrum", "nothing"], "nothing"),
@@ -168,27 +170,27 @@ BAD = [
     (["spectrum", "mlp-digits", "--activations", "nothing.npy"], "nothing.npy"),
     (["figures", "rank_vs_eror"], "unknown figure 'rank_vs_eror'; expected one of rank_vs_error"),
     (["notebooks", "99"], "no chapter '99'; expected one of 01_low_rank"),
-    (["train", "mlp", "digits"], "unknown model 'mlp'; expected mlp-digits, minilm"),
+    (["train", "mlp", "digits"], "unknown model 'mlp'; expected"),
     (["train", "mlp-digits", "nothing"], "mlp-digits trains on digits, digits-rotated"),
     (["train", "mlp-digits", "digits", "--r", "11"], "from 1 to 10"),
-    (["train", "mlp-digits", "digits", "--r", "-1"], "positive integer; got -1"),
-    (["train", "mlp-digits", "digits", "--lora-alpha", "inf"], "lora_alpha must be a finite number; got inf"),
+    (["train", "mlp-digits", "digits", "--r", "-1"], "from 1 to 65536; got '-1'"),
+    (["train", "mlp-digits", "digits", "--lora-alpha", "inf"], "expected a finite number; got 'inf'"),
     (["train", "mlp-digits", "digits", "--lora-dropout", "1"], "0 <= p < 1; got 1"),
     (
         ["train", "mlp-digits", "digits", "--target-modules", "fc4"],
         "target module 'fc4' matches no linear layer; closest: fc",
     ),
     (["train", "mlp-digits", "digits", "--lr", "-1"], "lr must be a finite number >= 0; got -1"),
-    (["train", "mlp-digits", "digits", "--batch-size", "0"], "batch_size must be an integer from 1 to"),
+    (["train", "mlp-digits", "digits", "--batch-size", "0"], "expected an integer from 1 to 1000000000; got '0'"),
     (["train", "mlp-digits", "digits", "--warmup", "-1"], "warmup"),
-    (["train", "mlp-digits", "digits", "--max-grad-norm", "0"], "max_grad_norm"),
+    (["train", "mlp-digits", "digits", "--max-grad-norm", "0"], "above 0; got '0'"),
     (["nonsense"], "invalid choice: 'nonsense'"),
     (["--json"], "COMMAND"),
     (["sweep", "--jobs", "0"], "from 1 to 1024, or -1; got '0'"),
     (["sweep", "--jobs", "2", "--scheduler", "tcp://localhost:8786"], "not allowed with argument --jobs"),
     (["train", "mlp-digits", "digits", "--workers", "0"], "from 1 to 1024; got '0'"),
     (["evaluate", "mlp-digits", "digits", "--workers", "all"], "from 1 to 1024; got 'all'"),
-    (["sweep", "--seed", "-1"], "from 0 on; got '-1'"),
+    (["sweep", "--seed", "-1"], "from 0 to 4294967295; got '-1'"),
     (["spectrum", "nothing.csv"], "nothing.csv"),
     (["spectrum", "mlp-digits", "--activations", "x.txt"], "x.txt: expected a .npy file"),
 ]
@@ -204,6 +206,84 @@ def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path, monkeypatch, argv,
     assert message in err
     assert err.count("\n") == 1
     assert not [name for name in os.listdir(tmp_path / "out") if name] if (tmp_path / "out").exists() else True
+
+
+def options():
+    """(command, option, its type) of every option that takes a number."""
+    (commands,) = (a for a in cli.parser()._actions if isinstance(a, argparse._SubParsersAction))
+    return [
+        (name, action.option_strings[-1], action.type)
+        for name, command in commands.choices.items()
+        for action in command._actions
+        if action.type is not None
+    ]
+
+
+POSITIONAL = {
+    "train": ["mlp-digits", "digits", "--out", "out"],
+    "evaluate": ["mlp-digits", "digits"],
+    "bench": ["step"],
+}
+NUMBERS = [
+    "",
+    "x",
+    "nan",
+    "inf",
+    "-inf",
+    "1e400",
+    "-1e400",
+    "\u00b2",
+    "\u0663",
+    "0x10",
+    "1_0",
+    " 5",
+    "9" * 5000,
+    "1\n",
+]
+INTEGERS = ["1.5", "1e3", "-2", str(10**30), str(-(10**30))]
+
+
+@pytest.mark.parametrize(("command", "option", "kind"), options(), ids=lambda value: str(value).split(" ")[0])
+def test_every_number_is_checked_before_work_begins(run, tmp_path, monkeypatch, command, option, kind):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(f"lorabook.commands.{command}.run", lambda args: pytest.fail(f"began with {vars(args)}"))
+    assert kind.__module__ == "lorabook.commands.arguments", "Python's own int and float let too much pass"
+    for value in NUMBERS + INTEGERS * ("integer" in kind.__qualname__):
+        code, out, err = run(command, *POSITIONAL.get(command, []), f"{option}={value}")
+        assert (code, out) == (2, ""), value
+        assert err.count("\n") == 1 and f"argument {option}: expected " in err
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_option_without_a_value_is_not_an_empty_list(run):
+    for argv in (
+        ["sweep", "--seeds=--"],
+        ["sweep", "--out=--"],
+        ["train", "mlp-digits", "digits", "--target-modules=--"],
+    ):
+        code, out, err = run(*argv)
+        assert (code, out) == (2, "") and err == f"lorabook: '{argv[-1]}' gives no value\n"
+
+
+def test_numbers_that_are_read():
+    assert [arguments.integer(0)(text) for text in ("0", "+7", "007", "1000000000")] == [0, 7, 7, 10**9]
+    assert [arguments.integer(1, 4, -1)(text) for text in ("1", "4", "-1")] == [1, 4, -1]
+    for text in ("0", "5", "-2"):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"an integer from 1 to 4, or -1; got '{text}'"):
+            arguments.integer(1, 4, -1)(text)
+    assert [arguments.number()(text) for text in ("1e-3", "-.5", "16", "+2.E+1")] == [0.001, -0.5, 16.0, 20.0]
+    with pytest.raises(argparse.ArgumentTypeError, match="a finite number above 0; got '0.0'"):
+        arguments.number(above=0)("0.0")
+
+
+def test_a_backend_of_the_environment_that_is_none(tmp_path):
+    """The variable is read when the command line is made."""
+    env = os.environ | {"LORABOOK_BACKEND": "nonsense"}
+    command = [sys.executable, "-m", "lorabook", "doctor"]
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    expected = "lorabook doctor: LORABOOK_BACKEND is 'nonsense'; expected one of numpy, cupy, auto\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
+    assert subprocess.run([*command, "--backend", "numpy"], capture_output=True, env=env).returncode == 0
 
 
 def test_a_cluster_without_dask_is_refused(run, tmp_path, monkeypatch):
