@@ -1,6 +1,7 @@
 """Files that no honest program wrote: damaged, hostile, or of another kind than their name says.
 
-GENERATORS holds a row for each kind of file from outside; `refusal` makes one such file and reads it.
+GENERATORS holds a row for each kind of file from outside, those of `fuzz_*.py` beside this file too; `refusal` makes
+one such file and reads it.
 """
 
 import contextlib

@@ -1,6 +1,8 @@
 """No file makes a reader raise anything but InputError, in one line that names the file, and soon."""
 
+import importlib
 import os
+from pathlib import Path
 
 import fuzz
 import pytest
@@ -8,6 +10,9 @@ import pytest
 from lorabook import InputError
 
 A_FEW, MANY = 200, 100_000
+
+for more in sorted(Path(__file__).parent.glob("fuzz_*.py")):  # they add to GENERATORS
+    importlib.import_module(more.stem)
 
 
 @pytest.mark.parametrize("name", fuzz.GENERATORS)
