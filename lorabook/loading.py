@@ -67,6 +67,11 @@ class Source:
         """What messages call it."""
         return str(self.adapter or self.base)
 
+    @property
+    def tokenizer_folder(self):
+        """Where its tokenizer is: beside the adapter, as transformers' trainer leaves it, or else with the base."""
+        return self.adapter if self.adapter and (self.adapter / "tokenizer.json").exists() else self.folder
+
     def load(self, labels=None, max_length=None, seed=0):
         """The model; see `load_model`. labels: if the files name theirs, these must be the same."""
         if labels is None and self.labels is None:
@@ -97,8 +102,7 @@ class Source:
         return chosen
 
     def _tokenizer(self, max_length, config):
-        own = self.adapter and (self.adapter / "tokenizer.json").exists()  # as transformers' trainer leaves it
-        tokenizer = load_tokenizer(self.adapter if own else self.folder, max_length)
+        tokenizer = load_tokenizer(self.tokenizer_folder, max_length)
         if (words := tokenizer.get_vocab_size()) > (rows := config["vocab_size"]):
             raise InputError(
                 f"the tokenizer of {self.name} knows {words} tokens, the model only {rows}: they do not fit"

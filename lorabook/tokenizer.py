@@ -1,7 +1,8 @@
 """The tokenizer of a Hugging Face folder (library `tokenizers`): the one place that opens it and calls it.
 
 The library is compiled. A file or a text that it cannot handle comes out as a plain Exception, or as a panic, which is
-no Exception at all and prints a report of its own; here both become one line.
+no Exception at all and prints a report of its own; here both become one line. A regular expression that would search
+for ever is given up by the library itself, after ten million steps, with a panic.
 """
 
 import contextlib

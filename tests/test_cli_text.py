@@ -132,6 +132,43 @@ def test_merge_does_not_overwrite_a_model(run, run_json, model, data, tmp_path):
     assert (model / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.parametrize("where", ["model", "adapter"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_merge_of_numbers_that_are_none(assert_refused, model, tmp_path, where, bad):
+    adapter, name = foreign(tmp_path / "a"), "bert.encoder.layer.1.attention.self.query"
+    path = model / "model.safetensors" if where == "model" else adapter / "adapter_model.safetensors"
+    name = f"{name}.weight" if where == "model" else f"base_model.model.{name}.lora_B.weight"
+    arrays, _ = io.read_safetensors(path)
+    arrays[name][2, 1] = bad
+    io.write_safetensors(path, arrays)
+    message = f"{path}: tensor {name} holds 1 numbers that are NaN or infinite"
+    assert_refused(message, "merge", model, "--adapter", adapter, "--out", tmp_path / "new" / "merged")
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_interrupted_merge_leaves_no_model(run, run_json, model, tmp_path, monkeypatch):
+    adapter, out = foreign(tmp_path / "a"), tmp_path / "new" / "merged"
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as during:
+        during.setattr("lorabook.models.pretrained.write_weights", interrupted)
+        assert run("merge", model, "--adapter", adapter, "--out", out)[0] == 130
+    assert os.listdir(out) == []
+    files = run_json("merge", model, "--adapter", adapter, "--out", out)["files"]
+    assert sorted(files) == sorted(os.listdir(out)) == ["config.json", "model.safetensors", "tokenizer.json"]
+
+
+def test_merge_takes_the_tokenizer_beside_the_adapter(run, model, tmp_path):
+    """Words may have been added in training."""
+    adapter = foreign(tmp_path / "a")
+    write_tokenizer(adapter / "tokenizer.json", WORDS[:-1])
+    assert run("merge", model, "--adapter", adapter, "--out", tmp_path / "merged")[0] == 0
+    tokenizer = (adapter / "tokenizer.json").read_bytes()
+    assert (tmp_path / "merged" / "tokenizer.json").read_bytes() == tokenizer != (model / "tokenizer.json").read_bytes()
+
+
 def foreign(folder, saved=("classifier",)):
     """An adapter of three classes as another program writes it: without lorabook.json."""
     network, config = tiny_bert(np.random.default_rng(0), dtype="float32"), LoRAConfig(r=2, modules_to_save=saved)

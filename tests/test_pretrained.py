@@ -2,6 +2,7 @@
 
 import json
 import os
+import weakref
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from lorabook.io import read_safetensors, write_safetensors
 from lorabook.models import pretrained
 from lorabook.models.bert import BertForSentenceEmbedding, BertForSequenceClassification
 from lorabook.models.pretrained import TOKENIZER_FILES, label_names, open_pretrained, read_config, save_pretrained
+from lorabook.tensors import Tensor
 from lorabook.weights import INDEX, read_weights, write_weights
 
 
@@ -167,6 +169,20 @@ def test_a_model_in_parts(folder, model):
     next(folder.glob("model-00003-*")).unlink()
     with pytest.raises(FormatError, match="part model-00003-of-.*missing"):
         loaded(folder)
+
+
+def test_one_tensor_at_a_time_is_in_memory(folder, model, monkeypatch):
+    alive, read = [], Tensor.read
+
+    def watched(*args):
+        assert not [ref for ref in alive if ref() is not None]
+        array = read(*args)
+        alive.append(weakref.ref(array))
+        return array
+
+    monkeypatch.setattr(Tensor, "read", watched)
+    loaded(folder)
+    assert len(alive) == len(model.named_params())
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])

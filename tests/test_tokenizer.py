@@ -84,6 +84,14 @@ def test_a_text_that_it_fails_on_is_named(tmp_path, monkeypatch, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_an_expression_that_would_search_for_ever(tmp_path, capfd):
+    split = {"type": "Split", "pattern": {"Regex": "(a+)+$b"}, "behavior": "Isolated", "invert": False}
+    tokenizer = load_tokenizer(changed(tmp_path, pre_tokenizer=split))
+    with pytest.raises(InputError, match=r"tokenizer\.json fails on 'aaa.*Regex search error"):
+        encode(tokenizer, ["film", "a" * 100])
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_text_that_is_none(tmp_path):
     write_tokenizer(tmp_path / "tokenizer.json")
     for text in ("\ud800", 3, None):

@@ -16,7 +16,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Load, merge, write weights, config.json and the base's tokenizer files."""
+    """Load, merge, write weights, config.json and the tokenizer's files."""
     from ..adapter_io import load_adapter
     from ..adapters import unload
     from ..adapters.inject import merge
@@ -35,6 +35,6 @@ def run(args):
             raise InputError(f"{out} holds a model or an adapter already ({', '.join(holds)}); choose another --out")
         merge(model)
         unload(model)
-        files = save_pretrained(out, model, source.folder, labels)
+        files = save_pretrained(out, model, source.tokenizer_folder, labels)
     text = f"merged r = {config.r} into {args.model}; wrote {out}: {', '.join(files)}"
     return {"out": str(out), "r": config.r, "labels": labels, "files": files}, text

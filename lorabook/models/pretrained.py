@@ -125,9 +125,11 @@ def load_weights(folder, model, tensors):
         raise FormatError(f"{folder}: {error}") from None
 
 
-def save_pretrained(folder, model, source, labels, max_shard_size=SHARD_BYTES):
+def save_pretrained(folder, model, tokenizer, labels, max_shard_size=SHARD_BYTES):
     """Write a plain model as a Hugging Face folder: weights, in parts above `max_shard_size` bytes; the config with its
-    labels; the source's tokenizer files. They appear together, config.json last, or not at all. Returns their names.
+    labels; the tokenizer files of the folder `tokenizer`. They appear together, config.json last, or not at all.
+
+    Returns their names.
     """
     params = model.named_params()
     config = {k: v for k, v in model.children["bert"].config.items() if k not in ("num_labels", "torch_dtype")} | {
@@ -138,8 +140,8 @@ def save_pretrained(folder, model, source, labels, max_shard_size=SHARD_BYTES):
     }
     with FilesTogether(folder) as place:
         for file in TOKENIZER_FILES:
-            if (Path(source) / file).is_file():
-                write_atomic(place(file), (Path(source) / file).read_bytes())
+            if (Path(tokenizer) / file).is_file():
+                write_atomic(place(file), (Path(tokenizer) / file).read_bytes())
         write_weights(place, params, max_shard_size)
         write_atomic(place("config.json"), json.dumps(config, indent=2) + "\n")
     return place.files
