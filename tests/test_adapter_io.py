@@ -242,6 +242,56 @@ def test_a_merged_model_is_not_saved(tmp_path):
     assert not os.listdir(tmp_path / "b")
 
 
+@pytest.mark.parametrize("options", [{"lora_alpha": 9}, {"r": 3}, {"use_rslora": True}, {"target_modules": ["query"]}])
+def test_the_config_of_another_model_is_not_saved(tmp_path, options):
+    model, _ = trained(CONFIGS["plain"], tmp_path / "a")
+    with pytest.raises(InputError, match=r"self\.(query|value) has r=2.*the config says.*pass the config that made"):
+        save_adapter(tmp_path / "b", model, LoRAConfig(**CONFIGS["plain"] | options))
+    assert not (tmp_path / "b").exists()
+
+
+def test_what_trains_beside_the_adapter_is_not_dropped(tmp_path):
+    model, config = trained(CONFIGS["plain"], tmp_path / "a")
+    model.set_trainable([*model.trainable_params(), "bert.pooler.dense.weight"])
+    with pytest.raises(InputError, match=r"bert.pooler.dense.weight trains, but is in no adapter; .*modules_to_save"):
+        save_adapter(tmp_path / "b", model, config)
+
+
+def test_what_the_adapter_is_gets_saved_whatever_trains(tmp_path):
+    trained(CONFIGS["plain"], tmp_path / "a")
+    model = base()
+    config = load_adapter(tmp_path / "a", model)
+    assert not model.trainable_params()
+    save_adapter(tmp_path / "b", model, config, "tiny", "SEQ_CLS", LABELS)
+    assert all(
+        (tmp_path / "a" / n).read_bytes() == (tmp_path / "b" / n).read_bytes() for n in os.listdir(tmp_path / "a")
+    )
+
+
+def test_the_folder_is_created_with_its_parents(tmp_path):
+    model, config = trained(CONFIGS["plain"], tmp_path / "a")
+    save_adapter(tmp_path / "b" / "c" / "d", model, config)
+    assert load_adapter(tmp_path / "b" / "c" / "d", base()).r == 2
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_a_failed_save_leaves_the_former_adapter(folder, monkeypatch, failing):
+    model, config = base(), LoRAConfig(**CONFIGS["head"])
+    inject(model, config)
+    before = {name: (folder / name).read_bytes() for name in os.listdir(folder)}
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, failing, full)
+    with pytest.raises(OSError, match="No space left on device"):
+        save_adapter(folder, model, config)
+    monkeypatch.undo()
+    assert {name: (folder / name).read_bytes() for name in os.listdir(folder)} == before
+    save_adapter(folder, model, config)
+    assert load_adapter(folder, base()).modules_to_save == ("classifier",)
+
+
 # ---- refusals: the option or tensor is named, the model is untouched -------------------------------------------------
 
 
@@ -381,6 +431,21 @@ def test_misshapen_tensors_are_named(folder):
 def test_of_many_wrong_tensors_five_are_named(folder):
     change_tensors(folder, lambda arrays: {"a": np.ones(1, "f4")})
     assert_refused(folder, "missing base_model.model.bert", "(and 6 more)")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_tensor_with_a_number_that_is_none(folder, value):
+    bad = np.ones((2, 6), "f4")
+    bad[1, 2] = value
+    change_tensors(folder, lambda arrays: arrays | {f"{LAYER}.lora_A.weight": bad})
+    assert_refused(folder, f"tensor {LAYER}.lora_A.weight", "NaN or infinite")
+
+
+@pytest.mark.parametrize("bad", [np.full((2, 6), 1e39), np.ones((2, 6), "i4")])
+def test_a_tensor_that_the_model_cannot_hold(folder, bad):
+    """What float32 makes infinite, and what is no floating-point number."""
+    change_tensors(folder, lambda arrays: arrays | {f"{LAYER}.lora_A.weight": bad})
+    assert_refused(folder, f"{LAYER}.lora_A.weight holds no numbers that float32 can hold")
 
 
 def test_a_rank_that_is_not_in_the_file(folder):
