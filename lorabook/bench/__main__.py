@@ -5,6 +5,7 @@ import sys
 import time
 
 from ..errors import InputError
+from . import answers as of_texts
 from .case import Case
 from .gemm import Gemm
 from .job import heard
@@ -35,6 +36,10 @@ class Timed:
         """Peak memory in MB."""
         return self.device.peak_mb(self.once)
 
+    def result(self):
+        """What once() returns."""
+        return self.once()
+
 
 class Together(Timed):
     """Timed on the ranks of an MPI job, one thread each."""
@@ -57,6 +62,8 @@ SIDES = {
     "ranks": Together,
     "peft": lambda case: Timed(*peft(case)),
     "gemm": Gemm,
+    "answers": lambda case: Timed(*of_texts.ours(case)),
+    "answers-peft": lambda case: Timed(*of_texts.theirs(case)),
 }
 
 
@@ -74,7 +81,8 @@ def serve(name, case, questions, answers):
 if __name__ == "__main__":
     answers, sys.stdout = sys.stdout, sys.stderr  # nothing that a library prints may pass for an answer
     try:
-        serve(sys.argv[1], Case(**json.loads(sys.argv[2])), sys.stdin, answers)
+        kind = of_texts.AnswersCase if sys.argv[1].startswith("answers") else Case
+        serve(sys.argv[1], kind(**json.loads(sys.argv[2])), sys.stdin, answers)
     except InputError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None

@@ -20,10 +20,13 @@ OPTIONS = {  # what is measured: its options with their defaults
     "gemm": GEMM,
     "step": GEMM | {"runs": 15, "vs": None, "scaling": False},
     "forward": GEMM | {"runs": 15, "vs": None},
+    "predict": {"model": "minilm", "texts": 1000, "batch_size": 32, "seq_len": 128, "r": 8, "threads": 2}
+    | {"target_modules": ["query", "value"], "runs": 7, "vs": None},
     "sweep": {"jobs": -1, "ranks": [1, 2, 4, 8, 16, 32, 64], "seeds": 2, "epochs": 60, "runs": 3},
 }
 WHAT = """gemm: the matrix products of a step alone, the ceiling; step: forward, backward and AdamW; forward: inference
-with the adapters merged; sweep: the rank sweep on digits in one process and in several. float32, no dropout"""
+with the adapters merged; predict: film reviews, from texts to probabilities; sweep: the rank sweep on digits in one
+process and in several. float32, no dropout"""
 
 
 def add_arguments(parser):
@@ -34,16 +37,17 @@ def add_arguments(parser):
         parser.add_argument(f"--{name}", default=None, help=text, **kwargs)
 
     option("model", "minilm (default), block-1024 (random, needs no download), or a Hugging Face folder of a BERT")
-    option("batch-size", "texts (default: 16; of block-1024 4)", type=integer(1), metavar="B")
+    option("texts", "predict: how many reviews are answered (default: 1000)", type=integer(1), metavar="N")
+    option("batch-size", "texts (default: 16; of block-1024 4; of predict 32)", type=integer(1), metavar="B")
     option("seq-len", "tokens a text (default: 128; of block-1024 512)", type=integer(1), metavar="T")
     option("r", "rank (default: 8)", type=integer(1, 2**16))
-    option("target-modules", "(default: all-linear, the six of a block)", nargs="+", metavar="NAME")
+    option("target-modules", "(default: all-linear; of predict query value)", nargs="+", metavar="NAME")
     option("threads", "threads of each side (default: 2)", type=integer(1, 1024), metavar="N")
     option("tf32", "both sides multiply in TF32 (cupy only)", action="store_true")
-    option("runs", "turns that count (default: 15; gemm 5, sweep 3)", type=integer(1), metavar="N")
+    option("runs", "turns that count (default: 15; gemm 5, predict 7, sweep 3)", type=integer(1), metavar="N")
     option(
         "vs",
-        "the other side of step or forward; peft needs the extra `oracle`, ranks (as many as threads) the extra `mpi`",
+        "the other side of step, forward or predict; peft needs the extra `oracle`, ranks (as many as threads) `mpi`",
         choices=["peft", "full", "ranks"],
     )
     option("scaling", "step: how it grows with batch, sequence, rank and adapted matrices", action="store_true")
@@ -65,7 +69,7 @@ def run(args):
     if args.out and Path(args.out).suffix != ".csv":
         raise InputError(f"--out must be a file whose name ends in .csv; got {args.out}")
     with output_folder(Path(args.out).parent) if args.out else contextlib.nullcontext():
-        result, rows, text = {"gemm": _gemm, "sweep": _sweep}.get(args.what, _step)(args, options)
+        result, rows, text = {"gemm": _gemm, "predict": _predict, "sweep": _sweep}.get(args.what, _step)(args, options)
         if args.out:
             write_csv(args.out, rows, args.command_line)
             text += f"\n\nwrote {args.out}"
@@ -173,6 +177,37 @@ def _scaling_table(rows):
 
 def _seconds(s):
     return f"{s:.3f}" if s >= 0.1 else f"{s:.5f}"
+
+
+# ---- predict ---------------------------------------------------------------------------------------------------------
+
+
+def _predict(args, options):
+    from ..bench.answers import AnswersCase, answer_rows, compare_answers
+
+    if get_xp(args.backend).__name__ == "cupy":
+        raise InputError("bench predict measures processors; pass --backend numpy")
+    if options["vs"] not in (None, "peft"):
+        raise InputError(f"--vs {options['vs']} is for bench step: predict is compared with peft")
+    case = AnswersCase("predict", seed=args.seed, **{n: v for n, v in options.items() if n not in ("runs", "vs")})
+    result = compare_answers(case, options["runs"], options["vs"], progress=True)
+    columns = {
+        "": lambda name: LABELS[name],
+        "median s": lambda name: _seconds(result[name]["median"]),
+        "min s": lambda name: _seconds(result[name]["min"]),
+        "peak MB": lambda name: f"{result[name]['peak_mb']:.0f}",
+    }
+    size = f"{case.texts:,} film reviews, {case.batch_size} at a time, {case.threads} threads"
+    title = [f"from texts to probabilities: {Path(case.model).name}, {size}"]
+    title += [f"{result['machine']}; {result['versions']}"]
+    text = "\n".join(textwrap.fill(line, 79) for line in title)
+    text += "\n\n" + format_table([name for name in ("lorabook", "peft") if name in result], columns)
+    if result["vs"]:
+        time, memory = (f"{result[name]:.3f}" for name in ("time_ratio", "memory_ratio"))
+        text += f"\n\nlorabook over PEFT's merged model in transformers:\ntime ratio {time} "
+        text += f"(median of the turns'), memory ratio {memory}"
+    text += f"\n\n`lorabook predict --text` from start to end: {result['first_seconds']:.2f} s"
+    return result, answer_rows(result), text
 
 
 # ---- gemm and sweep --------------------------------------------------------------------------------------------------
