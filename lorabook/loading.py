@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .adapter_io import about, classes_of, load_adapter
+from .adapters import LoRAConfig
 from .configs import short
 from .errors import FormatError, InputError
 from .hub import known_name, locate
@@ -20,6 +21,7 @@ class About:
 
     name: what messages call it. tokenizer: of the library `tokenizers`, cutting texts after `max_length` tokens.
     labels: the names of the classes, in order. trained: whether the classifier was read from a file, or is random.
+    config: of the adapter, if there is one.
     """
 
     name: str
@@ -27,6 +29,7 @@ class About:
     labels: tuple
     max_length: int
     trained: bool
+    config: LoRAConfig | None = None
 
 
 def load_model(model, adapter=None, labels=None, max_length=None, seed=0):
@@ -80,11 +83,11 @@ class Source:
             )
         labels = self._agreed(labels)
         network = BertForSequenceClassification.from_pretrained(self.folder, labels=len(labels), rng=seed)
-        if self.adapter:
-            load_adapter(self.adapter, network)
+        adapter = load_adapter(self.adapter, network) if self.adapter else None
         config = network.children["bert"].config
         max_length = self._length(max_length, config["max_position_embeddings"])
-        network.about = About(self.name, self._tokenizer(max_length, config), labels, max_length, bool(self.labels))
+        tokenizer, trained = self._tokenizer(max_length, config), bool(self.labels)
+        network.about = About(self.name, tokenizer, labels, max_length, trained, adapter)
         return network
 
     def _agreed(self, labels):

@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 LINES = 20  # at most, in a run whose progress goes into a file or a pipe
 PATIENCE = 2  # seconds before anything is shown
+WORTH = 5  # seconds that must have gone by since the last line, and be left, for another one
 FEW = 3  # steps before the time of the others is guessed
 clock = time.monotonic
 
@@ -26,7 +27,8 @@ class Progress:
             unit="step",
         )
         self._lines = shown and self._bar.disable  # asked for, and no terminal
-        self._loss, self._evaluated, self._next = math.nan, "", start + FEW
+        self._loss, self._evaluated = math.nan, ""
+        self._next, self._said = start + FEW, -math.inf  # the step and the time of a line
 
     def __iter__(self):
         self._began = clock()
@@ -42,10 +44,11 @@ class Progress:
             self._evaluated = f"; held out: loss {loss:.3f}, {100 * accuracy:.1f} % right"
         text = f"loss {self._loss:.3f}{self._evaluated}"
         self._bar.set_postfix_str(text, refresh=False)
-        done, seconds = step + 1 - self.start, clock() - self._began
-        if self._lines and self._next <= step + 1 < self.total and seconds >= PATIENCE:
-            self._next = step + 1 + math.ceil(self.total / LINES)
-            left = (self.total - step - 1) * seconds / done
+        seconds = clock() - self._began
+        left = (self.total - step - 1) * seconds / (step + 1 - self.start)
+        due = step + 1 >= self._next and seconds >= PATIENCE and seconds - self._said >= WORTH and left >= WORTH
+        if self._lines and due:
+            self._next, self._said = step + 1 + math.ceil(self.total / LINES), seconds
             print(f"step {step + 1} of {self.total}: {text}; about {duration(left)} left", file=sys.stderr, flush=True)
 
 

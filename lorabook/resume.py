@@ -24,11 +24,9 @@ def live(params, optimizer, hooks):
 def plain(run):
     """What defines a run as JSON gives it back, one level deep: {"a": 1, "b": {"c": 2}} -> {"a": 1, "b.c": 2}."""
     try:
-        run = json.loads(json.dumps(run, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"a run is defined by numbers, texts, and lists of them, for its checkpoint: {error}"
-        ) from None
+        run = json.loads(json.dumps(run, allow_nan=False, default=lambda number: number.item()))  # of NumPy
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"expected numbers, texts, and lists of them, which a checkpoint can hold: {error}") from None
     flat = {}
     for name, value in run.items():
         flat |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) and value else {name: value}

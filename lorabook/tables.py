@@ -168,12 +168,13 @@ def _listed(names):
 # ---- our own tables: numbers, and how they were made -----------------------------------------------------------------
 
 
-def write_csv(path, rows, command):
-    """Write dictionaries with the same keys as CSV, under two comment lines: the command, and the versions."""
+def write_csv(path, rows, command, notes=()):
+    """Write dictionaries with the same keys as CSV, under comment lines: the command, the versions, and the notes."""
     if not rows:
         raise InputError(f"{path}: there are no rows to write")
     text = io.StringIO()
-    text.write(f"# {' '.join(command.splitlines())}\n# {summary()}\n")
+    for line in (command, summary(), *notes):
+        text.write(f"# {' '.join(line.splitlines())}\n")
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)

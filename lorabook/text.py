@@ -3,7 +3,7 @@
 import copy
 import hashlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +67,30 @@ class TextTask:
         if not train or not test:
             raise InputError(f"{name}: expected two different texts or more of one label at least, one for the test")
         return cls(name, train, test, names, tuple(_notes(train, test, names)))
+
+    def validation(self):
+        """This task with its test rows replaced by a quarter of the training rows, chosen in the same way.
+
+        What is chosen by them says nothing about the test rows, which stay unseen.
+        """
+        hashes = [_hash(f"validation {text}") for text, _ in self.train]
+        tested = _tested(hashes, [label for _, label in self.train])
+        held_out, kept = (
+            [row for row, h in zip(self.train, hashes, strict=True) if (h in tested) is side] for side in (True, False)
+        )
+        if not held_out or not kept:
+            raise InputError(
+                f"{self.name}: too few texts to hold some out of the {len(self.train)} that are for training"
+            )
+        return replace(self, train=kept, test=held_out)
+
+    def numbered(self, names):
+        """This task with its labels numbered as in `names`, which may be more than it has."""
+        if unknown := [name for name in self.names if name not in names]:
+            raise InputError(f"{self.name}: the label {short(unknown[0])} is none of {short(list(names))}")
+        number = [list(names).index(name) for name in self.names]
+        train, test = ([(text, number[label]) for text, label in rows] for rows in (self.train, self.test))
+        return replace(self, train=train, test=test, names=list(names))
 
 
 def _numbered(name, texts, labels, names=None):

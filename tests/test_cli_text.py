@@ -121,7 +121,7 @@ def test_a_loss_that_is_no_number_names_the_layer(run, model, data, tmp_path):
     assert (code, out) == (1, "")
     assert "step 1: the loss is" in err or "step 2: the loss is" in err
     assert "layer bert.encoder" in err or "layer classifier" in err
-    assert err.count("\n") == 1
+    assert [line.split(":")[0] for line in err.splitlines()] == ["144 steps", "lorabook train"]
 
 
 def test_merge_does_not_overwrite_a_model(run, run_json, model, data, tmp_path):
@@ -269,8 +269,7 @@ def test_merge_of_a_classifier_that_is_none(assert_refused, model, tmp_path, sha
     ("options", "message"),
     [
         (["--max-length", 10], "max_length must be from 2 to 9"),
-        (["--max-length", 1], "max_length must be from 2 to 9"),
-        ([], "max_length must be from 2 to 9, the positions of"),
+        (["--max-length", 1], "--max-length: expected an integer from 2 to"),
         (["--max-length", 9, "--batch-size", 49], "batch_size must be an integer from 1 to the 48 texts; got 49"),
         (["--max-length", 9, "--r", 7], "from 1 to 6"),
         (["--max-length", 9, "--target-modules", "querry"], "target module 'querry' matches no linear layer"),

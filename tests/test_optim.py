@@ -8,7 +8,7 @@ from checks import assert_close, assert_lives_on, same_bits
 
 from lorabook import InputError, optim
 from lorabook.backend import to_numpy
-from lorabook.optim import OPTIMIZERS, SGD, AdamW, clip_grad_norm, grad_norm, schedule, squared_norm
+from lorabook.optim import OPTIMIZERS, SGD, AdamW, Optimizer, clip_grad_norm, grad_norm, schedule, squared_norm
 
 DTYPES = pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float64", 1e-14)])
 STEPS = 10
@@ -257,6 +257,100 @@ def test_state_of_another_shape_or_dtype_is_refused():
     with pytest.raises(InputError, match="gradient of a has dtype float64, expected float32"):
         optimizer.step({"a": np.ones(6, "f4")}, {"a": np.ones(6)})
     assert optimizer.step_count == 1
+
+
+# ---- an optimizer of the reader --------------------------------------------------------------------------------------
+
+
+class Plain(Optimizer):
+    """No slots, no options."""
+
+    def update(self, lr, p, g):
+        p -= lr * g
+
+
+class Averaging(Optimizer):
+    """Moves in every second step, by the mean of two gradients; counts its calls in a list."""
+
+    slots = ("sum",)
+
+    def __init__(self, lr):
+        super().__init__(lr)
+        self.calls = []
+
+    def update(self, lr, p, g, total):
+        self.calls.append(len(p))
+        total += g
+        if self.step_count % 2 == 0:
+            p -= lr * total / 2
+            total[...] = 0
+
+
+def test_an_optimizer_without_slots_moves_what_it_is_given(put, rng):
+    params, grads = draw(put, rng), [draw(put, rng) for _ in range(4)]
+    apart = copied(put, params)
+    run_together(Plain(0.1), params, grads)
+    run_apart(lambda: SGD(0.1), apart, grads)
+    assert_same(params, apart)
+
+
+def test_without_slots_parameters_come_and_go(put, rng):
+    params, grads = draw(put, rng), [draw(put, rng) for _ in range(6)]
+    apart, optimizer = copied(put, params), Plain(0.1)
+    for i, names in enumerate(["ab", "abc", "abcd", "bd", "cab", "a"]):
+        optimizer.step({n: params[n] for n in names}, {n: grads[i][n] for n in names})
+        for n in names:
+            SGD(0.1).step({n: apart[n]}, {n: grads[i][n]})
+    assert_same(params, apart)
+
+
+def test_an_optimizer_may_wait(rng):
+    params, grads = {"a": np.ones(3)}, [{"a": rng.standard_normal(3)} for _ in range(4)]
+    optimizer = Averaging(0.1)
+    optimizer.step(params, grads[0])
+    assert params["a"].tolist() == [1, 1, 1]
+    run_together(optimizer, params, grads[1:])
+    assert optimizer.calls == [3, 3, 3, 3], "the trial has left something behind"
+    assert_close(params["a"], 1 - 0.05 * sum(step["a"] for step in grads))
+
+
+def test_an_update_that_changes_nothing_is_refused():
+    class Renaming(Optimizer):
+        def update(self, lr, p, g):
+            p = p - lr * g
+
+    class Returning(SGD):
+        def update(self, lr, p, g, v):
+            return p - lr * g
+
+    for wrong in (Renaming(0.1), Returning(0.1)):
+        params = {"a": np.ones(3)}
+        with pytest.raises(
+            InputError, match=rf"{type(wrong).__name__}\.update changes no number; write into p in place"
+        ):
+            wrong.step(params, {"a": np.ones(3)})
+        assert wrong.step_count == 0
+
+
+def test_options_are_all_that_was_set():
+    assert SGD(0.1, momentum=0.5).options == {"lr": 0.1, "weight_decay": 0.0, "momentum": 0.5}
+    adamw = AdamW(1, betas=[0.5, np.float32(0.25)], eps=0)
+    adamw.step({"a": np.ones(2)}, {"a": np.ones(2)})
+    assert adamw.options == {"lr": 1.0, "weight_decay": 0.0, "betas": (0.5, 0.25), "eps": 0.0}
+    assert {type(beta) for beta in adamw.options["betas"]} == {float}
+    assert Averaging(0.1).options == {"lr": 0.1, "weight_decay": 0.0, "calls": []}
+
+
+@pytest.mark.parametrize("number", [np.float64(0.1), np.float32(0.1), np.array(0.1)], ids=repr)
+def test_rates_of_numpy_do_not_change_the_dtype_of_the_arithmetic(rng, number):
+    start, grad = rng.standard_normal(50).astype("f4"), rng.standard_normal(50).astype("f4")
+    got, want = {"a": start.copy()}, {"a": start.copy()}
+    SGD(number, momentum=number, weight_decay=number).step(got, {"a": grad})
+    SGD(float(number), momentum=float(number), weight_decay=float(number)).step(want, {"a": grad})
+    assert_same(got, want)
+    one, other = {"a": grad.copy()}, {"a": grad.copy()}
+    assert clip_grad_norm(one, number) == clip_grad_norm(other, float(number))
+    assert_same(one, other)
 
 
 # ---- schedules -------------------------------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ from checks import move, same_bits
 
 from lorabook import FormatError, InputError, LoRAConfig, NonFiniteError, backend, inject, io, merge
 from lorabook.data import Batches
+from lorabook.hooks import Evaluation
 from lorabook.models import MLP
-from lorabook.optim import SGD, AdamW
+from lorabook.optim import SGD, AdamW, Optimizer
 from lorabook.parallel import team
 from lorabook.steps import Steps
 from lorabook.train import train
@@ -98,22 +99,27 @@ def test_resume_without_a_checkpoint_starts_from_the_beginning(tmp_path, batches
     ("change", "message"),
     [
         ({"model": lora_model(r=1)}, r"fc\d\.lora_[AB].*has shape \(2, .*expected \(1, "),
-        ({"model": lora_model(seed=9)}, "frozen_weights"),
+        ({"model": lora_model(seed=9)}, r"the base weights changed \(sha256 \w{8}\.\.\., \w{8}\.\.\.\)\. Resume with"),
         ({"optimizer": SGD(1e-2)}, "optimizer is 'AdamW', here it is 'SGD'"),
-        ({"optimizer": AdamW(1e-3)}, r"lr is 0\.01, here it is 0\.001"),
+        ({"optimizer": AdamW(1e-3)}, r"its optimizer\.lr is 0\.01, here it is 0\.001"),
+        ({"optimizer": AdamW(1e-2, betas=(0.9, 0.99))}, r"betas is \[0\.9, 0\.999\], here it is \[0\.9, 0\.99\]"),
+        ({"optimizer": AdamW(1e-2, eps=1e-6)}, r"its optimizer\.eps is 1e-08, here it is 1e-06"),
+        ({"optimizer": AdamW(1e-2, weight_decay=0.1)}, r"its optimizer\.weight_decay is 0\.0, here it is 0\.1"),
         ({"seed": 4}, "seed is 3, here it is 4"),
         ({"epochs": 3}, "steps is 10, here it is 15"),
         ({"description": {"task": "other"}}, "task is None, here it is 'other'"),
-        ({"data": True}, "data is"),
+        ({"rows": 40}, r"the training rows changed: 40 then, 40 now, but others \(sha256 \w{8}\.\.\., "),
+        ({"rows": 41}, r"the training rows changed: 40 then, 41 now \(sha256"),
+        ({"hooks": [Evaluation(None, every=2)]}, "its eval_every is None, here it is 2"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused_and_nothing_is_touched(tmp_path, batches, change, message):
-    path = tmp_path / "checkpoint"
+    path, change = tmp_path / "checkpoint", dict(change)
     options = {"epochs": 2, "seed": 3, "checkpoint": path}
     train(lora_model(), batches, AdamW(1e-2), **options)
     data = path.read_bytes()
-    if change.pop("data", False):
-        batches = Batches(batches.x + 1, batches.y, 8, seed=1)
+    if rows := change.pop("rows", 0):
+        batches = Batches(np.resize(batches.x + 1, (rows, D)), np.resize(batches.y, rows), 8, seed=1)
     model, optimizer = change.pop("model", None) or lora_model(), change.pop("optimizer", None) or AdamW(1e-2)
     before = state(model)
     with pytest.raises(FormatError, match=message):
@@ -187,11 +193,80 @@ def test_layers_are_as_before_after_the_diagnosis(batches):
     assert all("forward" not in vars(layer) for _, layer in model.named_layers())
 
 
+def test_resume_with_another_momentum_is_refused(tmp_path, batches):
+    options = {"epochs": 1, "checkpoint": tmp_path / "checkpoint"}
+    train(lora_model(), batches, SGD(1e-2, momentum=0.9), **options)
+    with pytest.raises(FormatError, match=r"its optimizer\.momentum is 0\.9, here it is 0\.8"):
+        train(lora_model(), batches, SGD(1e-2, momentum=0.8), resume=True, **options)
+
+
+class Plain(Optimizer):
+    """Of a reader: as plain as it can be, with an option of its own."""
+
+    def __init__(self, lr, stretch=1.0):
+        super().__init__(lr)
+        self.stretch = stretch
+
+    def update(self, lr, p, g):
+        p -= lr * self.stretch * g
+
+
+def test_an_optimizer_of_the_reader_trains_and_resumes(tmp_path, batches):
+    options = {"epochs": 2, "lr_schedule": "constant"}
+    own, library, path = lora_model(), lora_model(), tmp_path / "checkpoint"
+    train(own, batches, Plain(0.1), checkpoint=path, **options)
+    train(library, batches, SGD(0.1), **options)
+    assert state(own) == state(library) != state(lora_model())
+    again = lora_model()
+    train(again, batches, Plain(0.1), checkpoint=path, resume=True, **options)
+    assert state(again) == state(own)
+    with pytest.raises(FormatError, match=r"its optimizer\.stretch is 1\.0, here it is 2\.0"):
+        train(lora_model(), batches, Plain(0.1, stretch=2.0), checkpoint=path, resume=True, **options)
+
+
+def test_what_a_checkpoint_cannot_describe_is_refused(tmp_path, batches):
+    for odd in (Plain(0.1, np.ones(2)), Plain(0.1, math.nan)):
+        with pytest.raises(InputError, match="expected numbers, texts, and lists of them"):
+            train(lora_model(), batches, odd, epochs=1, checkpoint=tmp_path / "checkpoint")
+    assert not (tmp_path / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int8, np.array])
+def test_integers_of_numpy_are_integers(tmp_path, batches, kind):
+    one, two = lora_model(dropout=0.3), lora_model(dropout=0.3)
+    integers = {"epochs": 2, "warmup": 3, "seed": 5, "checkpoint_every": 4, "read_every": 2}
+    expected = train(one, batches, AdamW(1e-2), checkpoint=tmp_path / "one", **integers)
+    integers = {name: kind(value) for name, value in integers.items()}
+    assert train(two, batches, AdamW(np.float64(1e-2)), checkpoint=tmp_path / "two", **integers) == expected
+    assert state(one) == state(two)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_a_checkpoint_in_a_folder_that_does_not_exist(tmp_path, batches, monkeypatch):
+    path = tmp_path / "new" / "folder" / "checkpoint"
+    train(lora_model(), batches, AdamW(1e-2), epochs=1, checkpoint=path)
+    assert path.exists()
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(Steps, "take", lambda *_: pytest.fail("the training has begun"))
+    with pytest.raises(InputError, match="cannot write to the output folder"):
+        train(lora_model(), batches, AdamW(1e-2), epochs=1, checkpoint=tmp_path / "file" / "checkpoint")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "at least 1; got 0"),
-        ({"epochs": 1, "checkpoint_every": 0}, "at least 1"),
+        ({"epochs": 0}, "epochs must be an integer of at least 1; got 0"),
+        ({"epochs": 1.5}, r"epochs must be an integer of at least 1; got 1\.5"),
+        ({"epochs": 2.0}, r"epochs must be an integer of at least 1; got 2\.0"),
+        ({"epochs": True}, "epochs must be an integer of at least 1; got True"),
+        ({"epochs": "2"}, "epochs must be an integer of at least 1; got '2'"),
+        ({"epochs": 1, "checkpoint_every": 0}, "checkpoint_every must be an integer of at least 1; got 0"),
+        ({"epochs": 1, "checkpoint_every": 2.5}, r"checkpoint_every must be an integer of at least 1; got 2\.5"),
+        ({"epochs": 1, "seed": -1}, "seed must be an integer of at least 0; got -1"),
+        ({"epochs": 1, "seed": 0.5}, r"seed must be an integer of at least 0; got 0\.5"),
+        ({"epochs": 1, "max_grad_norm": math.inf}, "max_grad_norm must be a finite number > 0; got inf"),
+        ({"epochs": 1, "max_grad_norm": "1"}, "max_grad_norm must be a finite number > 0; got '1'"),
+        ({"epochs": 1, "warmup": True}, "warmup must be an integer from 0 to the 5 steps"),
         ({"epochs": 1, "warmup": 6}, "5 steps"),
         ({"epochs": 1, "lr_schedule": "step"}, "unknown schedule"),
     ],

@@ -87,3 +87,10 @@ def unload(model):
         if isinstance(child, LoRALinear):
             parent.children[name] = plain = Linear(child.params["weight"], child.params.get("bias"))
             plain.trainable = set()
+
+
+def unfreeze(model, config):
+    """Let an adapter that was loaded train further: all that this config says, and nothing else, as after `inject`."""
+    names, chosen = model.named_params(), adapters(model)
+    factors = {name for name in names if name.rpartition(".")[2] in ("lora_A", "lora_B")}
+    model.set_trainable(factors | {name for name in names if config.trains_in_full(name, chosen)})

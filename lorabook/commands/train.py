@@ -2,74 +2,71 @@
 
 import contextlib
 import functools
+import sys
 from pathlib import Path
 
-from ..adapters import LoRAConfig, inject, memory_table
+from ..adapters import memory_table
 from ..backend import get_xp
 from ..errors import InputError
+from ..hooks import KEEP
 from ..io import fingerprint
 from ..locks import output_folder
 from ..optim import SCHEDULES, AdamW
 from ..tables import format_table, write_csv
-from .arguments import add_model_and_data, add_workers, integer, number
+from .arguments import add_encoding, add_workers, integer, number
 
 HELP = "fine-tune a model with LoRA; the output folder opens in PEFT"
-EXAMPLE = "lorabook train minilm movie-reviews --r 8 --target-modules query value --epochs 2 --out runs/mine"
+EXAMPLE = "lorabook train minilm reviews.csv --out runs/mine"
 SHARED = ("seed", "backend")
+PREPARED = (
+    *("adapter", "target_modules", "epochs", "batch_size", "seed", "max_length", "encoding"),
+    *("eval_data", "eval_every", "keep", "r", "lora_alpha", "use_rslora", "lora_dropout"),
+)
 
 
 def add_arguments(parser):
     """Options of the command."""
-    add_model_and_data(parser)
-    parser.add_argument(
-        "--out", required=True, metavar="DIR", help="adapter folder to write; must not hold another run"
-    )
-    parser.add_argument("--r", type=integer(1, 2**16), default=8, help="rank (default: %(default)s)")
-    parser.add_argument(
-        "--lora-alpha", type=number(), default=16, help="scaling is lora_alpha / r (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--lora-dropout", type=number(), default=0.0, metavar="P", help="dropout on the LoRA branch's input"
-    )
-    parser.add_argument("--use-rslora", action="store_true", help="scaling is lora_alpha / sqrt(r)")
-    parser.add_argument(
-        "--target-modules", nargs="+", metavar="NAME", help="layers (default: query value; for mlp-digits all)"
-    )
-    parser.add_argument("--lr", type=number(), help="learning rate of AdamW (default: 0.001; for mlp-digits 0.01)")
-    parser.add_argument(
-        "--lr-schedule",
-        choices=list(SCHEDULES),
-        help="how the learning rate ends (default: linear; for mlp-digits cosine)",
-    )
-    parser.add_argument(
-        "--warmup", type=integer(0), default=0, metavar="STEPS", help="steps of linear warm-up (default: 0)"
-    )
-    parser.add_argument(
-        "--max-grad-norm", type=number(above=0), metavar="X", help="clip the gradient's norm (default: off)"
-    )
-    parser.add_argument(
-        "--epochs", type=integer(1), help="passes over the data, a whole number (default: 2; for mlp-digits 60)"
-    )
-    parser.add_argument("--batch-size", type=integer(1), help="rows a step (default: 32; for mlp-digits 64)")
-    parser.add_argument(
-        "--checkpoint-every",
-        type=integer(1),
-        default=100,
-        metavar="N",
-        help="steps between checkpoints (default: %(default)s)",
-    )
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out where its checkpoint stands")
+
+    def add(name, help, **options):
+        parser.add_argument(name, help=help, **options)
+
+    add("model", "mlp-digits, minilm, or a Hugging Face folder with a BERT encoder", metavar="MODEL")
+    add("data", "digits-rotated etc.; movie-reviews; a .csv, .tsv or .jsonl file", metavar="DATA")
+    add("--max-length", "tokens a text (default: 128)", type=integer(2), metavar="T")
+    add("--out", "adapter folder to write; must not hold another run", required=True, metavar="DIR")
+    add("--adapter", "train this adapter further; its options, labels and base model stay", metavar="DIR")
+    add("--r", "rank (default: 8)", type=integer(1, 2**16))
+    add("--lora-alpha", "scaling is lora_alpha / r (default: 16)", type=number())
+    add("--lora-dropout", "dropout on the LoRA branch's input (default: 0)", type=number(), metavar="P")
+    add("--use-rslora", "scaling is lora_alpha / sqrt(r)", action="store_true", default=None)
+    add("--target-modules", "layers (default: query value; for mlp-digits all)", nargs="+", metavar="NAME")
+    add("--lr", "learning rate of AdamW (default: 0.001; for mlp-digits 0.01)", type=number())
+    schedules = {"choices": list(SCHEDULES)}
+    add("--lr-schedule", "how the learning rate ends (default: linear; for mlp-digits cosine)", **schedules)
+    add("--warmup", "steps of linear warm-up (default: 0)", type=integer(0), default=0, metavar="STEPS")
+    add("--max-grad-norm", "clip the gradient's norm (default: off)", type=number(above=0), metavar="X")
+    passes = "passes over the data (default: 2, on a small file as many as make 200 steps; for mlp-digits 60)"
+    add("--epochs", passes, type=integer(1))
+    rows = "rows a step (default: 32, on a small file fewer; for mlp-digits 64)"
+    add("--batch-size", rows, type=integer(1))
+    whole = "file of validation rows, all of them evaluated while training; its labels must be among those of DATA"
+    add("--eval-data", whole, metavar="FILE")
+    often = "steps between evaluations; without --eval-data a quarter of the training rows is held out for them, not "
+    often += "the test rows (default: an epoch, or more, for at most 20 evaluations; none without one of these options)"
+    add("--eval-every", often, type=integer(1), metavar="N")
+    keep = "which weights are saved: the last, or those with the lowest loss on the validation rows (default: last)"
+    add("--keep", keep, choices=KEEP, default="last")
+    every = {"type": integer(1), "default": 100, "metavar": "N"}
+    add("--checkpoint-every", "steps between checkpoints (default: %(default)s)", **every)
+    add("--resume", "continue the run in --out where its checkpoint stands", action="store_true")
+    add_encoding(parser)
     add_workers(parser, ", with --distributed of each rank")
-    parser.add_argument(
-        "--distributed",
-        action="store_true",
-        help="share the work with the other ranks of an MPI job (extra `mpi`): mpiexec -n 4 python -m mpi4py -m "
-        "lorabook train ... --distributed",
-    )
+    ranks = "share the work with the other ranks of an MPI job (extra `mpi`): mpiexec -n 4 python -m mpi4py -m "
+    add("--distributed", ranks + "lorabook train ... --distributed", action="store_true")
 
 
 def run(args):
-    """Train, evaluate, save the adapter and the history."""
+    """Train, save the adapter and the history, evaluate."""
     if args.distributed:
         from ..ranks import Ranks as Workers
     else:
@@ -81,71 +78,70 @@ def run(args):
 def _run(args, workers, held):
     """held: what ends with the run: the lock on its folder."""
     from ..adapter_io import save_adapter
-    from ..jobs import DEFAULTS, evaluate, kind_of, make_job
+    from ..fine_tuning import described, hardly_learned, prepare
+    from ..jobs import DEFAULTS, evaluate, kind_of
     from ..train import train
 
-    xp = get_xp(args.backend)
+    xp, defaults = get_xp(args.backend), DEFAULTS[kind_of(args.model)]
     if args.distributed and xp.__name__ == "cupy":
         raise InputError("--distributed shares the work out to processors, not to GPUs; pass --backend numpy")
-    for name, value in DEFAULTS[kind_of(args.model)].items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
-    options = {name: getattr(args, name) for name in ("r", "lora_alpha", "use_rslora", "lora_dropout")}
-    targets = args.target_modules
-    LoRAConfig(**options)  # complains before anything is fetched
-    optimizer = AdamW(args.lr)
-    job = make_job(args.model, args.data, args.batch_size, args.seed, args.max_length)
-    config = LoRAConfig(
-        target_modules=targets[0] if targets == ["all-linear"] else targets,
-        modules_to_save=job.modules_to_save,
-        **options,
-    )
-    model = job.model.to(xp)
-    inject(model, config)
+    optimizer = AdamW(defaults["lr"] if args.lr is None else args.lr)
+    plan = prepare(args.model, args.data, xp, **{name: getattr(args, name) for name in PREPARED})
+    job, model = plan.job, plan.job.model
     out = held.enter_context(_folder(args)) if workers.first else Path(args.out)
     args.after_interrupt = functools.partial(_after_interrupt, out, args.checkpoint_every)
-
-    workers.agree(lambda: {"test_rows": fingerprint({f"{i}": a for i, a in enumerate(sum(job.test, ()))})})
-    before = evaluate(model, job.test, workers, progress=True)
+    workers.agree(lambda: {f"test_rows.{name}": value for name, value in described(job.test).items()})
     history = train(
         model,
         job.batches,
         optimizer,
-        epochs=args.epochs,
-        lr_schedule=args.lr_schedule,
+        epochs=plan.epochs,
+        lr_schedule=args.lr_schedule or defaults["lr_schedule"],
         warmup=args.warmup,
         max_grad_norm=args.max_grad_norm,
         seed=args.seed,
         checkpoint=out / "checkpoint.safetensors",
         checkpoint_every=args.checkpoint_every,
         resume=args.resume,
-        description={"model": args.model, "adapter": config.as_dict()},
+        description=plan.description,
         progress=True,
         workers=workers,
+        hooks=plan.hooks,
     )
-    after = evaluate(model, job.test, workers, progress=True)
-    if workers.first:
-        save_adapter(out, model, config, args.model, job.task_type, job.labels, job.max_length)
-        write_csv(out / "history.csv", history, args.command_line)
-    memory = memory_table(model)
+    if workers.first:  # before anything else that could fail
+        save_adapter(out, model, plan.config, args.model, job.task_type, job.labels, job.max_length)
+        write_csv(out / "history.csv", history, args.command_line, plan.notes)
+    before, after = plan.before.result, evaluate(model, job.test, workers, progress=True)
+    notes = [*plan.notes, *filter(None, [hardly_learned(history, job.batches)])]
     result = {
         "test_loss": {"before": before[0], "after": after[0]},
         "test_accuracy": {"before": before[1], "after": after[1]},
         "steps": len(history),
-        "memory": memory,
+        "kept_step": len(history),
+        "memory": memory_table(model),
         "adapter_sha256": fingerprint(model.trainable_params()),
+        "notes": notes,
         "out": str(out),
     }
     text = (
         f"test loss      {before[0]:.4f} -> {after[0]:.4f} nats\n"
         f"test accuracy  {100 * before[1]:.1f} -> {100 * after[1]:.1f} %\n\n"
-        f"Memory by arithmetic, without activations:\n{_memory(memory)}\n\n"
+    )
+    if plan.evaluation and plan.evaluation.keep == "best":
+        step, loss, accuracy = plan.evaluation.best
+        result["kept_step"] = step + 1
+        best = f"loss {loss:.4f} nats and {100 * accuracy:.1f} % right on the validation rows"
+        text += f"kept the weights after step {step + 1} of {len(history)}, the best:\n{best}\n\n"
+    text += (
+        f"Memory by arithmetic, without activations:\n{_memory(result['memory'])}\n\n"
         f"wrote {out}: adapter_model.safetensors, adapter_config.json,\n"
         "      lorabook.json, history.csv, checkpoint.safetensors"
     )
     if args.distributed:
         result["traffic"] = workers.traffic(model)
         text += f"\n\n{_traffic(result['traffic'])}"
+    for line in notes[len(plan.notes) :]:
+        print(f"note: {line}", file=sys.stderr)
     return result, text
 
 
