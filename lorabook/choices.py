@@ -9,7 +9,8 @@ import numpy as np
 from tqdm import tqdm
 
 from .low_rank import energy_rank, svd
-from .sweep import TUNED, Recipe, loss_and_accuracy, trained, update_of
+from .rank_rows import trained, update_of
+from .sweep import TUNED, Recipe
 
 RANKS = (4, 16, 32, 64)
 FULL = {"first": Recipe(3e-3), "tuned": TUNED[None]}
@@ -48,6 +49,6 @@ def split_gaps(rows, choice, r):
 def _row(setting, problem, choice, r, recipe, split, seed):
     model, _ = trained(setting.using({r: recipe}), problem, r, seed)
     row = {"choice": choice, "r": r, "split": split, "seed": seed}
-    row |= recipe.cells(r) | {"test_accuracy": loss_and_accuracy(model, problem.task)[1]}
+    row |= recipe.cells(r) | {"test_accuracy": problem.evaluate(model)[1]}
     spectra = {path: svd(update)[1] for path, update in update_of(model, problem).items()}
     return row | {f"directions_{path}": energy_rank(s, 0.9) for path, s in spectra.items()}

@@ -1,5 +1,6 @@
 """The figures of README and chapters: each is a CSV that a command makes, and a picture drawn from that CSV alone."""
 
+import hashlib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,8 +39,11 @@ def setting_for(data="digits-rotated", seed=0, encoding="utf-8", **options):
     """
     own = is_table(data)
     problem = partial(csv_problem, data, encoding=encoding) if own else partial(digits_problem, data)
-    setting = Setting(problem, **options)
+    setting = Setting(problem, about={"data": data}, **options)
     sizes = _sizes(setting.problem(seed).base)
+    if own:
+        with open(data, "rb") as file:
+            setting.about["data"] = hashlib.file_digest(file, "sha256").hexdigest()
     return setting, f"MLP {sizes} on {Path(data).name}, from random weights" if own else digits_title(data, sizes)
 
 

@@ -6,10 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from .backend import data_like, to_numpy
 from .data import Batches, Task, csv_task, digits
 from .layers import Layer
+from .low_rank import activation_factor
 from .models import MLP
 from .optim import AdamW
+from .parallel import team
+from .rank_rows import shapes_of
 from .train import train
 
 HIDDEN = (128, 128)
@@ -17,10 +21,36 @@ HIDDEN = (128, 128)
 
 @dataclass(frozen=True)
 class Problem:
-    """A base model, and the task that it is to learn."""
+    """A base model, and the task that it is to learn.
+
+    `encoder_sweep.EncoderProblem` is the same for texts: whatever has these methods can be swept.
+    """
 
     base: Layer
     task: Task
+
+    head, tuned = (), None  # modules that train beside the matrices; a model that was fine-tuned in full already
+
+    @property
+    def shapes(self):
+        """{path: (d_out, d_in)} of the matrices that are adapted: all of the model's."""
+        return shapes_of(self.base)
+
+    def batches(self, size, seed):
+        """Batches of the training rows; fewer rows than `size` make one batch."""
+        return Batches(self.task.x_train, self.task.y_train, min(size, len(self.task.x_train)), seed)
+
+    def evaluate(self, model, workers=1, every=1):
+        """(loss, accuracy) on the test rows; every: on each such row alone, for a guess."""
+        like = next(iter(model.named_params().values()))
+        x, y = (data_like(rows[::every], like) for rows in (self.task.x_test, self.task.y_test))
+        with team(workers):
+            return model.evaluate(x, y)
+
+    def factors(self, model, seed, workers=1):
+        """{path: R, R^T R = X^T X}, X the inputs (N, d_in) of the matrix on the training rows."""
+        inputs = model.inputs_of(data_like(self.task.x_train, next(iter(model.named_params().values()))))
+        return {path: activation_factor([to_numpy(x).astype("f8")]) for path, x in inputs.items()}
 
 
 def pretrained_mlp(task, hidden=HIDDEN, epochs=30, lr=3e-3, batch_size=64, seed=0):

@@ -7,7 +7,8 @@ import joblib
 import numpy as np
 from tqdm import tqdm
 
-from .sweep import Recipe, loss_and_accuracy, trained
+from .rank_rows import trained
+from .sweep import Recipe
 
 RATES_FULL = (1e-3, 3e-3, 1e-2, 2e-2, 3e-2, 5e-2)
 RATES_LORA = (1e-3, 2e-3, 5e-3, 1e-2, 2e-2)
@@ -47,7 +48,7 @@ def best_recipes(rows):
 
 def _rate_row(setting, problem, r, recipe, seed):
     model, seconds = trained(setting.using({r: recipe}), problem, r, seed)
-    loss, accuracy = loss_and_accuracy(model, problem.task)
+    loss, accuracy = problem.evaluate(model)
     measured = {"validation_loss": loss, "validation_accuracy": accuracy, "seconds": seconds}
     return {"r": r} | recipe.cells(r) | {"seed": seed} | measured
 

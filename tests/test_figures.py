@@ -5,7 +5,8 @@ import pytest
 from checks import sweep_setting
 
 from lorabook import InputError, choices, figures, plotting
-from lorabook.sweep import TUNED, Recipe, loss_and_accuracy, trained
+from lorabook.rank_rows import trained
+from lorabook.sweep import TUNED, Recipe
 from lorabook.tables import format_table, median_by, read_csv
 from lorabook.tuning import best_recipes, candidates
 
@@ -79,7 +80,7 @@ def test_choices_are_compared_on_the_same_splits():
     assert all(1 <= row["directions_fc1"] <= (row["r"] or 7) for row in rows)
     problem = sweep_setting().problem(0)
     model, _ = trained(sweep_setting().using({2: Recipe(1e-2, 16, True)}), problem, 2, 1)
-    assert rows[3]["test_accuracy"] == loss_and_accuracy(model, problem.task)[1]
+    assert rows[3]["test_accuracy"] == problem.evaluate(model)[1]
 
 
 def test_rank_vs_error_can_be_drawn_from_few_ranks_and_one_seed():

@@ -11,7 +11,8 @@ from lorabook.data import Task, digits, planted
 from lorabook.figures import setting_for
 from lorabook.models import MLP
 from lorabook.pretrain import Problem, digits_problem
-from lorabook.sweep import Recipe, Setting, against_full, loss_and_accuracy, rank_sweep, trained
+from lorabook.rank_rows import trained
+from lorabook.sweep import Recipe, Setting, against_full, rank_sweep
 from lorabook.tables import median_by
 from lorabook.tuning import best_recipes, described, learning_rate_sweep, override
 
@@ -148,7 +149,7 @@ def test_each_rank_trains_by_its_own_recipe(setting):
 
     def loss(*recipe, r=2):
         model, _ = trained(replace(setting, recipes={r: Recipe(*recipe)}), problem, r, 0)
-        return loss_and_accuracy(model, problem.task)[0]
+        return problem.evaluate(model)[0]
 
     plain = loss(1e-3, 64, True)
     for other in ((2e-3, 64, True), (1e-3, 32, True), (1e-3, 64, False)):
@@ -169,7 +170,7 @@ def test_rates_are_chosen_on_validation_rows(setting):
     assert without_seconds(rows) == without_seconds(learning_rate_sweep(other, tried, [0]))
     held_out = task.validation()
     model, _ = trained(replace(setting, recipes={2: Recipe(1e-2)}), Problem(base, held_out), 2, 0)
-    assert (rows[-1]["validation_loss"], rows[-1]["validation_accuracy"]) == loss_and_accuracy(model, held_out)
+    assert (rows[-1]["validation_loss"], rows[-1]["validation_accuracy"]) == Problem(base, held_out).evaluate(model)
 
 
 def test_the_best_recipe_is_that_of_highest_mean_accuracy_then_lowest_loss():
