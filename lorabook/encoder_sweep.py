@@ -37,7 +37,7 @@ FOLD = 8192  # of them that it keeps before it folds them into R
 class Encoder:
     """The problems of an encoder: called with a seed, it gives that seed's `EncoderProblem`, and keeps the last one."""
 
-    def __init__(self, model, data, base=None, target_modules=("all-linear",), batch_size=32, max_length=128, seed=0):
+    def __init__(self, model, data, base=None, target_modules=("all-linear",), batch_size=32, max_length=None, seed=0):
         """model: name or folder, as `jobs.make_job` takes it: what every method starts from. With `base`, a name or
         folder too, they start from that, and `model` is what full fine-tuning of it gave. seed: the first to be asked
         for. Raises InputError, by name, if these do not go together.
@@ -139,7 +139,7 @@ class Encoder:
         tuned = {} if self._tuned is None else {"fine-tuned weights": fingerprint(self._tuned.named_params())}
         return {
             "target modules": " ".join(sorted(self.targets)),
-            "max length": self.max_length,
+            "max length": problem.base.about.max_length,
             "training texts": len(job.batches.ids),
             "training data": self._texts,
             "held-out data": fingerprint(test),

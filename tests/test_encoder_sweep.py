@@ -23,7 +23,7 @@ from lorabook.tables import read_csv
 from lorabook.unfinished import Unfinished
 
 RANKS = [1, 3, 6]
-OPTIONS = ["--epochs", 2, "--batch-size", 5, "--max-length", 9, "--lr", 0.03, "--lr-full", 0.01]
+OPTIONS = ["--epochs", 2, "--batch-size", 5, "--lr", 0.03, "--lr-full", 0.01]
 ADAPTED = 2 * (4 * 6 * 6 + 2 * 6 * 7)  # numbers in the matrices of two blocks of d = 6, d_mlp = 7
 HEAD = 6 * 6 + 6 + 2 * 6 + 2
 
@@ -62,7 +62,7 @@ def data(folder):
 
 @pytest.fixture
 def encoder(model, data):
-    return lambda **options: Encoder(str(model), str(data), **({"batch_size": 5, "max_length": 9} | options))
+    return lambda **options: Encoder(str(model), str(data), **({"batch_size": 5} | options))
 
 
 def setting_of(encoder, **options):
@@ -71,7 +71,7 @@ def setting_of(encoder, **options):
 
 @pytest.fixture(scope="module")
 def rows(model, data):
-    encoder = Encoder(str(model), str(data), batch_size=5, max_length=9)
+    encoder = Encoder(str(model), str(data), batch_size=5)
     return rank_sweep(setting_of(encoder), RANKS, [0, 1])
 
 
@@ -180,7 +180,7 @@ def test_factors_take_no_more_texts_than_they_need(encoder, monkeypatch):
 
 
 def test_a_checkpoint_takes_the_place_of_full_fine_tuning(encoder, model, tuned, data):
-    problems = Encoder(str(tuned), str(data), str(model), batch_size=5, max_length=9, seed=3)
+    problems = Encoder(str(tuned), str(data), str(model), batch_size=5, seed=3)
     rows = rank_sweep(setting_of(problems), [2, 6], [3, 4])
     job, network = problems(3).job, BertForSequenceClassification.from_pretrained(tuned, labels=2)
     loss, accuracy = evaluate(network, job.test)
@@ -284,6 +284,14 @@ def test_options_that_do_not_go_together(run, tmp_path, argv, message):
     assert (code, out) == (2, "")
     assert message in err and err.count("\n") == 1
     assert not (tmp_path / "s").exists()
+
+
+def test_a_file_of_the_other_kind_is_named(run, model, data, tmp_path):
+    code, _, err = run("sweep", "--data", data, "--out", tmp_path / "s")
+    assert code == 2 and err == f"lorabook sweep: {data} holds texts: sweep an encoder on them, e.g. --model minilm\n"
+    (tmp_path / "numbers.csv").write_text("a,b,label\n1,2,x\n3,4,y\n")
+    code, _, err = run("sweep", "--model", model, "--data", tmp_path / "numbers.csv", "--out", tmp_path / "s")
+    assert code == 2 and "expected a column `text`; got 'a, b, label'" in err
 
 
 def test_bad_options_of_a_sweep_of_texts(run, model, data, tmp_path):
@@ -462,7 +470,7 @@ def test_what_was_finished_stays_until_another_sweep_is(run, cut_off, tmp_path):
 
 def test_texts_that_change_while_the_sweep_runs(encoder, data, tmp_path):
     (tmp_path / "mine.csv").write_bytes(data.read_bytes())
-    problems = Encoder(encoder().model, str(tmp_path / "mine.csv"), batch_size=5, max_length=9)
+    problems = Encoder(encoder().model, str(tmp_path / "mine.csv"), batch_size=5)
     (tmp_path / "mine.csv").write_text(data.read_text().replace("good", "poor"))
     with pytest.raises(InputError, match=r"mine.csv has changed while the sweep was running"):
         problems(1)

@@ -73,7 +73,7 @@ def sweep_jobs(jobs=-1, ranks=(1, 2, 4, 8, 16, 32, 64), seeds=2, epochs=60, runs
     if jobs < 2 or runs < 1:
         raise InputError(f"the sweep is compared with itself in 2 processes or more, once or more; got {jobs}, {runs}")
     setting = setting_for("digits-rotated", epochs=epochs)[0]
-    setting.check(list(ranks), seeds)
+    setting.check(list(ranks), range(seeds))
     rank_sweep(replace(setting, epochs=1), ranks[:1], range(jobs), jobs)  # the processes start, and stay
     seconds = {1: [], jobs: []}
     for _ in tqdm(range(runs), delay=2, disable=None if progress else True, unit="turn"):

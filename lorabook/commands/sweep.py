@@ -17,7 +17,7 @@ EXAMPLE = """lorabook sweep --data digits-mirrored --ranks 1 2 4 8 --seeds 3
   lorabook sweep --model minilm --data mine.csv --ranks 1 4 16"""
 SHARED = ("seed", "backend")
 NUMBERS = {"data": "digits-rotated", "seeds": 5, "epochs": 60, "batch_size": 64, "jobs": -1}  # unless told otherwise
-TEXTS = {"seeds": 1, "batch_size": 32, "max_length": 128, "target_modules": ["all-linear"]}
+TEXTS = {"seeds": 1, "batch_size": 32, "target_modules": ["all-linear"]}
 SECONDS = 10  # a sweep that takes longer says so before it starts
 
 
@@ -44,7 +44,7 @@ def add_arguments(parser):
     parser.add_argument("--batch-size", type=integer(1), metavar="N", help=batch_size)
     targets = "with --model: layers to adapt (default: all linear layers of the blocks)"
     parser.add_argument("--target-modules", nargs="+", metavar="NAME", help=targets)
-    length = "with --model: tokens a text (default: 128)"
+    length = "with --model: tokens a text (default: 128, or as many as the model takes)"
     parser.add_argument("--max-length", type=integer(2), metavar="T", help=length)
     add_recipes(parser)
     add_encoding(parser)
@@ -142,7 +142,21 @@ def _numbers(args, backend):
     from ..sweep import TUNED
 
     options = {"epochs": args.epochs, "batch_size": args.batch_size, "recipes": _recipes(args, TUNED)}
-    return setting_for(args.data, args.seed, backend=backend, **options)
+    try:
+        return setting_for(args.data, args.seed, backend=backend, **options)
+    except InputError:
+        if _holds_texts(args.data):
+            raise InputError(f"{args.data} holds texts: sweep an encoder on them, e.g. --model minilm") from None
+        raise
+
+
+def _holds_texts(path):
+    from ..text import text_file
+
+    try:
+        return bool(text_file(path))
+    except InputError:
+        return False
 
 
 def _texts(args, backend):
