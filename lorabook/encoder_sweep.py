@@ -9,26 +9,25 @@ of the model that it was trained from. Its truncations keep everything else of i
 """
 
 import copy
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from .adapters import LoRAConfig
-from .adapters.config import is_saved
+from .adapters.inject import linear_layers, select
+from .adapters.selection import is_saved
 from .backend import data_like, to_numpy
 from .errors import InputError
 from .functional import rows
 from .io import fingerprint
-from .jobs import Job, evaluate, kind_of, make_job
+from .jobs import Job, epochs_for, evaluate, kind_of, make_job
 from .layers import Layer, Linear
 from .low_rank import activation_factor
 from .reviews import RATES
 from .sweep import Recipe, Setting
 
 RECIPES = {None: Recipe(RATES["full"]), 1: Recipe(RATES["lora"])}  # of figures/data/reviews_recipe.csv
-LEAST_STEPS = 300
 HEAD = ("pooler", "classifier")
 TOKENS_A_DIMENSION = 16  # inputs that `factors` takes for each dimension of the widest matrix
 FOLD = 8192  # of them that it keeps before it folds them into R
@@ -37,15 +36,26 @@ FOLD = 8192  # of them that it keeps before it folds them into R
 class Encoder:
     """The problems of an encoder: called with a seed, it gives that seed's `EncoderProblem`, and keeps the last one."""
 
-    def __init__(self, model, data, base=None, target_modules=("all-linear",), batch_size=32, max_length=None, seed=0):
+    def __init__(
+        self,
+        model,
+        data,
+        base=None,
+        target_modules=("all-linear",),
+        batch_size=None,
+        max_length=None,
+        encoding="utf-8",
+        seed=0,
+    ):
         """model: name or folder, as `jobs.make_job` takes it: what every method starts from. With `base`, a name or
         folder too, they start from that, and `model` is what full fine-tuning of it gave. seed: the first to be asked
-        for. Raises InputError, by name, if these do not go together.
+        for. The others: as of `make_job`. Raises InputError, by name, if these do not go together.
         """
         if kind_of(model) == "mlp-digits":
             raise InputError("mlp-digits is what a sweep without --model begins with; for texts, name an encoder")
         self.model, self.source, self.data = model, model if base is None else base, data
-        self.targets, self.batch_size, self.max_length = list(target_modules), batch_size, max_length
+        self.targets, self._reading = list(target_modules), {"max_length": max_length, "encoding": encoding}
+        self._batch_size = batch_size
         self._tuned, self._texts = None, None
         self._last = self._problem(seed)
         if base is not None:
@@ -58,17 +68,17 @@ class Encoder:
         return self._last
 
     def _job(self, model, seed):
-        return make_job(model, self.data, self.batch_size, seed, self.max_length)
+        return make_job(model, self.data, self._batch_size, seed, **self._reading)
 
     def _problem(self, seed):
         job = self._job(self.source, seed)
         if self._texts not in (None, texts := job.batches.fingerprint()):
             raise InputError(f"{self.data} has changed while the sweep was running")
         self._texts = texts
-        layers = {path: layer for path, layer in job.model.named_layers() if isinstance(layer, Linear)}
+        layers = linear_layers(job.model)
         head = tuple(module for module in HEAD if any(is_saved(path, module) for path in layers))
         targets = self.targets[0] if self.targets == ["all-linear"] else self.targets
-        chosen = LoRAConfig(target_modules=targets, modules_to_save=head).select(layers)
+        chosen = select(job.model, LoRAConfig(target_modules=targets, modules_to_save=head))
         shapes = {path: tuple(layers[path].params["weight"].shape) for path in chosen}
         return EncoderProblem(seed, job, shapes, head, self._tuned)
 
@@ -96,12 +106,12 @@ class Encoder:
         return job.model
 
     def setting(self, epochs=None, recipes=None, workers=None, backend="numpy"):
-        """The Setting of a sweep. epochs: default 2, or as many as make LEAST_STEPS steps."""
-        epochs = max(2, math.ceil(LEAST_STEPS / len(self._last.job.batches))) if epochs is None else epochs
+        """The Setting of a sweep. epochs: default `jobs.epochs_for`."""
+        batches = self._last.job.batches
         return Setting(
             self,
-            epochs,
-            self.batch_size,
+            epochs_for(self.source, batches) if epochs is None else epochs,
+            batches.batch_size,
             recipes=recipes or RECIPES,
             backend=backend,
             lr_schedule="linear",

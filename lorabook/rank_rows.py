@@ -11,8 +11,8 @@ import time
 import numpy as np
 
 from .adapters import LoRAConfig, adapters, inject
-from .adapters.config import is_saved
 from .adapters.memory import count
+from .adapters.selection import is_saved
 from .backend import asarray_like, get_xp, to_numpy
 from .errors import InputError
 from .low_rank import truncate, truncate_for_inputs

@@ -15,7 +15,7 @@ from checks import sweep_setting, tiny_bert, without_seconds, write_bert, write_
 from lorabook import InputError, sweep_time, unfinished
 from lorabook.encoder_sweep import Encoder
 from lorabook.io import read_safetensors
-from lorabook.jobs import evaluate
+from lorabook.jobs import LEAST_STEPS, evaluate
 from lorabook.models.bert import BertForSequenceClassification
 from lorabook.parallel import Workers
 from lorabook.sweep import Kept, Recipe, rank_sweep
@@ -307,7 +307,7 @@ def test_bad_options_of_a_sweep_of_texts(run, model, data, tmp_path):
 
 def test_few_texts_get_as_many_epochs_as_it_takes_to_learn(encoder):
     steps = len(encoder()(0).batches(5, 0))
-    assert 300 <= steps * encoder().setting().epochs < 300 + steps
+    assert LEAST_STEPS <= steps * encoder().setting().epochs < LEAST_STEPS + steps
     assert encoder().setting(3).epochs == 3
 
 

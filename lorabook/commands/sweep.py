@@ -17,7 +17,7 @@ EXAMPLE = """lorabook sweep --data digits-mirrored --ranks 1 2 4 8 --seeds 3
   lorabook sweep --model minilm --data mine.csv --ranks 1 4 16"""
 SHARED = ("seed", "backend")
 NUMBERS = {"data": "digits-rotated", "seeds": 5, "epochs": 60, "batch_size": 64, "jobs": -1}  # unless told otherwise
-TEXTS = {"seeds": 1, "batch_size": 32, "target_modules": ["all-linear"]}
+TEXTS = {"seeds": 1, "target_modules": ["all-linear"]}  # and what `jobs` says of a model
 SECONDS = 10  # a sweep that takes longer says so before it starts
 
 
@@ -38,9 +38,9 @@ def add_arguments(parser):
     seeds = "runs of each method, each with its own batches and, of numbers, its own split and base (default: 5; with \
 --model 1)"
     parser.add_argument("--seeds", type=integer(1, 1000), metavar="N", help=seeds)
-    epochs = "epochs of each run (default: 60; with --model 2, or as many as make 300 steps)"
+    epochs = "epochs of each run (default: 60; with --model as of `lorabook train`)"
     parser.add_argument("--epochs", type=integer(1), help=epochs)
-    batch_size = "rows a step (default: 64; with --model 32)"
+    batch_size = "rows a step (default: 64; with --model as of `lorabook train`)"
     parser.add_argument("--batch-size", type=integer(1), metavar="N", help=batch_size)
     targets = "with --model: layers to adapt (default: all linear layers of the blocks)"
     parser.add_argument("--target-modules", nargs="+", metavar="NAME", help=targets)
@@ -143,18 +143,18 @@ def _numbers(args, backend):
 
     options = {"epochs": args.epochs, "batch_size": args.batch_size, "recipes": _recipes(args, TUNED)}
     try:
-        return setting_for(args.data, args.seed, backend=backend, **options)
+        return setting_for(args.data, args.seed, args.encoding, backend=backend, **options)
     except InputError:
-        if _holds_texts(args.data):
+        if _holds_texts(args.data, args.encoding):
             raise InputError(f"{args.data} holds texts: sweep an encoder on them, e.g. --model minilm") from None
         raise
 
 
-def _holds_texts(path):
+def _holds_texts(path, encoding):
     from ..text import text_file
 
     try:
-        return bool(text_file(path))
+        return bool(text_file(path, encoding))
     except InputError:
         return False
 
@@ -163,7 +163,7 @@ def _texts(args, backend):
     """(Setting, title) of an encoder."""
     from ..encoder_sweep import RECIPES, Encoder
 
-    options = (args.target_modules, args.batch_size, args.max_length, args.seed)
+    options = (args.target_modules, args.batch_size, args.max_length, args.encoding, args.seed)
     encoder = Encoder(args.model, args.data, args.base, *options)
     for note in encoder.notes:
         print(f"note: {note}", file=sys.stderr)
