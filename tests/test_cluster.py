@@ -123,7 +123,7 @@ def test_sweep_and_figures_compute_there(address, run, tmp_path, monkeypatch):
     assert (tmp_path / "there" / "rank_vs_error.csv").read_text().startswith("# lorabook sweep --ranks 1 4 --seeds 1 ")
     assert address not in (tmp_path / "there" / "rank_vs_error.csv").read_text()
 
-    where = figures.Figure(lambda jobs, progress, runs: [{"process": p} for p in results(slept, [0])], None)
+    where = figures.Figure(lambda jobs, progress, runs: [{"process": p} for p in results(slept, [0])], None, 1)
     monkeypatch.setitem(figures.FIGURES, "where", where)
     monkeypatch.setattr(figures, "redraw", lambda name, folder: folder)
     assert run("figures", "where", f"--scheduler={address}", "--out", tmp_path)[0] == 0

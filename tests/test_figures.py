@@ -90,6 +90,12 @@ def test_rank_vs_error_can_be_drawn_from_few_ranks_and_one_seed():
     assert len(plotting.rank_vs_error(rows, "few").axes) == 2
 
 
+def test_the_headline_says_that_its_seeds_are_splits():
+    rows = read_csv(FOLDER / "data" / "rank_vs_error.csv")
+    assert "line: median of 5 splits" in figures.FIGURES["rank_vs_error"].plot(rows)._suptitle.get_text()
+    assert "line: median of 5 seeds" in plotting.rank_vs_error(rows)._suptitle.get_text()
+
+
 def test_unknown_figure():
     with pytest.raises(InputError, match="unknown figure 'x'; expected one of rank_vs_error"):
         figures.rebuild("x", FOLDER)
