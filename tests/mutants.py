@@ -713,13 +713,34 @@ MUTANTS = {
             ("labels as values", 'if self.loss != "cross_entropy"', "if True"),
         ],
         "jobs:evaluate": [
-            ("mean of the batches' means", "result = int(np.count_nonzero(y >= 0)), *model", "result = 1, *model"),
+            ("mean of the batches' means", "return int(np.count_nonzero(y >= 0)), *model", "return 1, *model"),
+        ],
+        "predictions:for_each": [
             (
                 "updates formed for every batch",
-                "shared_weights(model, sum(tokens(x) for x, _ in test)",
+                "shared_weights(model, sum(tokens(x) for x, *_ in batches)",
                 "shared_weights(model, 1",
             ),
         ],
+    },
+    "test_metrics": {
+        "metrics:report": [
+            ("given and true exchanged", "labels * k + logits.argmax(axis=1)", "logits.argmax(axis=1) * k + labels"),
+            ("the last of equals", "logits.argmax(axis=1)", "(k - 1 - logits[:, ::-1].argmax(axis=1))"),
+            ("overflow", "logits - logits.max(axis=1, keepdims=True)", "logits"),
+            ("the sum of the losses", "loss.mean()", "loss.sum()"),
+            ("the first row that is finite", "finite.argmin()", "finite.argmax()"),
+            ("Inf is a number", "np.isfinite(logits)", "~np.isnan(logits)"),
+            ("a class too many", "labels.max() < k", "labels.max() <= k"),
+        ],
+        "metrics:Report.macro_f1.fget": [
+            ("every class", "self.counts + self.predicted > 0", "self.counts >= 0"),
+            ("classes that are true", "self.counts + self.predicted > 0", "self.counts > 0"),
+        ],
+        "metrics:Report.precision.fget": [("recall", "self.predicted", "self.counts")],
+        "metrics:Report.recall.fget": [("precision", "self.counts", "self.predicted")],
+        "metrics:Report.f1.fget": [("without the 2", "2 * np.diag", "np.diag")],
+        "metrics:Report.accuracy.fget": [("mean recall", "np.trace(self.confusion) / self.rows", "self.recall.mean()")],
     },
     "test_backend": {
         "backend:normal_cdf": [

@@ -13,7 +13,7 @@ from checks import assert_close, on_ranks, same_bits, tiny_bert, tiny_config, wr
 
 from lorabook import InputError, backend, cli, plotting_bench
 from lorabook.adapters import adapters
-from lorabook.bench import SIX, Case, compare, devices, machine, ours, products, series, turns
+from lorabook.bench import SIX, Case, answers, compare, devices, machine, ours, products, series, turns
 from lorabook.bench.__main__ import Timed
 from lorabook.bench.gemm import Gemm
 from lorabook.commands import bench as command
@@ -353,6 +353,34 @@ def test_text_is_narrow(run, model, what):
     assert max(map(len, out.splitlines())) <= 80
     ceiling = next(line for line in out.splitlines() if line.startswith("the products alone "))
     assert "shards, s" in ceiling and ("Of ceiling: " in out) == (what != "gemm")
+
+
+@pytest.fixture
+def texts(tmp_path):
+    (tmp_path / "texts.txt").write_text("\n".join(["good", "the bad film", "a poor plot a fine film", "bad"] * 3))
+    return str(tmp_path / "texts.txt")
+
+
+@pytest.mark.parametrize("vs", [None, pytest.param("peft", marks=pytest.mark.skipif(not PEFT, reason="needs PEFT"))])
+def test_answers_here_and_there(run, model, texts, tmp_path, vs):
+    options = ["--model", model, "--data", texts, "--texts", 9, "--seq-len", 9, "--batch-size", 4, "--r", 2]
+    options += ["--threads", 1, "--runs", 2, *(["--vs", vs] if vs else []), "--out", tmp_path / "predict.csv"]
+    code, out, err = run("bench", "predict", *options)
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines()[:-2])) <= 80
+    rows = read_csv(tmp_path / "predict.csv")
+    assert [row["side"] for row in rows] == (["lorabook", "peft"] if vs else ["lorabook"])
+    assert all(0 < row["min"] <= row["median"] and 20 < row["peak_mb"] < 2000 for row in rows)
+    assert rows[0]["first_seconds"] > 0
+    if vs:
+        assert rows[0]["memory_ratio"] == pytest.approx(rows[0]["peak_mb"] / rows[1]["peak_mb"], rel=1e-4)
+        assert rows[0]["time_ratio"] > 0
+        assert f"time ratio {rows[0]['time_ratio']:.2f}"[:13] in out
+
+
+def test_answers_that_differ_are_told():
+    with pytest.raises(RuntimeError, match="the answers of lorabook and peft differ"):
+        answers._check({"lorabook": [[0.4, 0.6]], "peft": [[0.5, 0.5]]})
 
 
 def test_gemm_counts_each_product_of_a_step(run_json, tmp_path):

@@ -22,6 +22,7 @@ from ..errors import InputError
 from ..hub import locate
 from ..loading import find, load_model
 from ..text import movie_reviews
+from ..windows import file_windows
 from .case import Case
 from .devices import Host
 from .machine import machine, versions
@@ -34,23 +35,27 @@ FIRST_TEXT = "A gripping, beautifully shot thriller that never lets go."
 
 @dataclass(frozen=True)
 class AnswersCase(Case):
-    """Case in which `texts` film reviews are answered, `batch_size` at a time, cut after `seq_len` tokens.
+    """Case in which `texts` texts of `data` are answered, `batch_size` at a time, cut after `seq_len` tokens.
 
-    folder: of the adapter that both sides open.
+    data: "movie-reviews", or a file as of `lorabook predict`. folder: of the adapter that both sides open.
     """
 
     target_modules: tuple = ("query", "value")
     batch_size: int = 32
+    data: str = "movie-reviews"
     texts: int = 1000
     folder: str = ""
 
-    def reviews(self):
+    def all_texts(self):
         """The texts, in the order in which they are to be answered."""
-        task = movie_reviews(locate("movie-reviews"))
-        rows = [text for text, _ in itertools.chain(task.test, task.train)]
-        if not 1 <= self.texts <= len(rows):
-            raise InputError(f"--texts must be from 1 to {len(rows)}, the reviews there are; got {self.texts}")
-        return rows[: self.texts]
+        if self.data == "movie-reviews":
+            task = movie_reviews(locate("movie-reviews"))
+            found = [text for text, _ in itertools.chain(task.test, task.train)]
+        else:
+            found = list(itertools.chain(*file_windows(self.data)))
+        if not 1 <= self.texts <= len(found):
+            raise InputError(f"--texts must be from 1 to {len(found)}, the texts of {self.data}; got {self.texts}")
+        return found[: self.texts]
 
 
 def ours(case):
@@ -59,7 +64,7 @@ def ours(case):
     from ..parallel import Workers
     from ..predictions import predict
 
-    model, texts = load_model(case.folder), case.reviews()
+    model, texts = load_model(case.folder), case.all_texts()
     merge(model)
     unload(model)
     workers = Workers(case.threads).__enter__()  # for as long as the process lives
@@ -74,7 +79,7 @@ def theirs(case):
 
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(case.threads)
-    folder, texts = find(case.folder).folder, case.reviews()
+    folder, texts = find(case.folder).folder, case.all_texts()
     base = transformers.BertForSequenceClassification.from_pretrained(folder, num_labels=len(LABELS)).float()
     model = PeftModel.from_pretrained(base, case.folder).merge_and_unload().eval()
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), pad_token="[PAD]")
@@ -101,7 +106,7 @@ def compare_answers(case, runs=7, vs=None, progress=False):
     time_ratio, memory_ratio}. Seconds are of all texts. first_seconds: median of `lorabook predict` for one text, from
     the start of the process to its end. Raises RuntimeError if the two sides' answers differ.
     """
-    case.reviews()
+    case.all_texts()
     names = {"lorabook": "answers"} | ({vs: f"answers-{vs}"} if vs else {})
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         case = replace(case, folder=_adapter(case, Path(folder)))
@@ -132,7 +137,7 @@ def compare_answers(case, runs=7, vs=None, progress=False):
 
 def answer_rows(result):
     """The tidy rows of a `compare_answers`: one a side."""
-    case = {name: result[name] for name in ("model", "texts", "batch_size", "seq_len", "r", "threads")}
+    case = {name: result[name] for name in ("model", "data", "texts", "batch_size", "seq_len", "r", "threads")}
     own = {"time_ratio": result.get("time_ratio"), "memory_ratio": result.get("memory_ratio")}
     rows = [case | {"side": "lorabook"} | result["lorabook"] | own | {"first_seconds": result["first_seconds"]}]
     if vs := result["vs"]:

