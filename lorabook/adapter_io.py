@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from . import hub
-from .adapter_formats import CONFIG, OWN, PREFIX, TENSORS, read_adapter_config, read_folder, saved_heads
+from .adapter_formats import CONFIG, FOLDER, OWN, PREFIX, TENSORS, read_adapter_config, read_folder, saved_heads
 from .adapters import inject
 from .adapters.inject import adapters, base_params, linear_layers, select
 from .adapters.lora import scaling_of
@@ -138,7 +138,7 @@ def about(folder):
     check_values(path, content, RULES)
     told = {name: content.get(name) for name in RULES}
     if told["base_model"] is None:
-        base = read_json(Path(folder) / CONFIG).get("base_model_name_or_path")
+        base = read_json(Path(folder) / CONFIG, FOLDER).get("base_model_name_or_path")
         told["base_model"] = hub.known_name(base) if isinstance(base, str) else None
     return told
 
@@ -238,7 +238,9 @@ def classes_of(folder):
     """The number of classes of the classifier that an adapter holds, by its shape; None if it holds none."""
     weight = read_folder(folder).arrays.get(f"{PREFIX}classifier.weight")
     if weight is not None and weight.ndim != 2:
-        raise FormatError(f"{Path(folder) / TENSORS}: expected classifier.weight (classes, d); got {weight.shape}")
+        raise FormatError(
+            f"{Path(folder) / TENSORS}: expected classifier.weight (classes, d); got the shape {weight.shape}"
+        )
     return None if weight is None else weight.shape[0]
 
 
