@@ -152,9 +152,14 @@ def load_adapter(folder, model):
     folder = Path(folder)
     adapter = read_folder(folder)
     part = _part(model, adapter.arrays)
-    config, remarks = _fitted(adapter.config, part)
-    chosen, params = select(part, config), part.named_params()
-    held, layers, ranks = _contents(params, config, chosen), linear_layers(part), config.for_layers(chosen)
+    try:
+        config, remarks = _fitted(adapter.config, part)
+        chosen = select(part, config)
+        ranks = config.for_layers(chosen)
+    except InputError as error:
+        raise FormatError(f"{folder / CONFIG} does not fit the model: {error}") from None
+    params, layers = part.named_params(), linear_layers(part)
+    held = _contents(params, config, chosen)
     shapes = {n: tuple(array.shape) for n, array in params.items()}
     for path in chosen:
         d_out, d_in = layers[path].params["weight"].shape
@@ -238,7 +243,9 @@ def classes_of(folder):
     """The number of classes of the classifier that an adapter holds, by its shape; None if it holds none."""
     weight = read_folder(folder).arrays.get(f"{PREFIX}classifier.weight")
     if weight is not None and weight.ndim != 2:
-        raise FormatError(f"{Path(folder) / TENSORS}: expected classifier.weight (classes, d); got {weight.shape}")
+        raise FormatError(
+            f"{Path(folder) / TENSORS}: expected classifier.weight (classes, d); got the shape {weight.shape}"
+        )
     return None if weight is None else weight.shape[0]
 
 

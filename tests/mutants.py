@@ -563,7 +563,7 @@ MUTANTS = {
             ("alpha, not alpha / r", " / (math.sqrt(r) if use_rslora else r)", ""),
             ("alpha / r with rsLoRA", "math.sqrt(r) if use_rslora else r", "r"),
             ("alpha / sqrt(r) always", "if use_rslora else r", "if True else r"),
-            ("r / alpha", "return float(lora_alpha) /", "return 1 / float(lora_alpha) *"),
+            ("r / alpha", "return float(check_alpha(lora_alpha)) /", "return 1 / float(lora_alpha) *"),
         ],
         "adapters.lora:initial_factors": [
             ("B moves", "else np.zeros(", "else np.ones("),
@@ -620,18 +620,41 @@ MUTANTS = {
         ],
         "adapters.inject:inject": [
             ("the rest trains on", "if config.trains_in_full(name, chosen)", ""),
-            ("patterns unread", "= config.for_layer(path)\n", "= config.r, config.lora_alpha\n"),
+            ("patterns unread", "config.for_layers(chosen)", "{p: (config.r, config.lora_alpha) for p in chosen}"),
             ("every layer alike", "rng=rng", "rng=0"),
-            ("a refusal freezes", "    chosen =", "    model.freeze()\n    chosen ="),
+            ("a refusal freezes", "    chosen, linears =", "    model.freeze()\n    chosen, linears ="),
         ],
         "adapters.inject:unload": [
             ("the rest trains", "plain.trainable = set()", "pass"),
         ],
-        "adapters.config:_ends_with": [
+        "adapters.config:LoRAConfig._values": [
+            (
+                "the last match",
+                "zip(patterns.values(), found, strict=True)",
+                "reversed([*zip(patterns.values(), found)])",
+            ),
+        ],
+        "adapters.config:LoRAConfig._ends": [
+            ("anywhere", "SUFFIX.format(p)", "'.*' + p"),
+        ],
+        "adapters.config:_numbers": [
+            ("no block 0", "isinstance(value, numbers.Integral):", "isinstance(value, numbers.Integral) and value:"),
+        ],
+        "adapters.selection:select": [
+            ("the output layer too", " if path != output_layer", ""),
+            ("exclusion unread", " if path not in excluded", ""),
+        ],
+        "adapters.selection:_targeted": [
+            ("block 0 is none", "if blocks is None:", "if not blocks:"),
+            ("a full path in its block only", "path in targets or ", ""),
+            ("blocks counted from 1", "block[path] in wanted", "block[path] + 1 in wanted"),
+        ],
+        "adapters.selection:is_target": [
             ("by any end", 'endswith("." + target)', "endswith(target)"),
         ],
-        "adapters.config:_first_match": [
-            ("anywhere", "re.match(_suffix(pattern), path)", "re.search(pattern, path)"),
+        "adapters.selection:is_saved": [
+            ("itself only", "range(1, len(parts) + 1)", "[len(parts)]"),
+            ("by whole names", "endswith(module)", "endswith('.' + module)"),
         ],
         "adapters.memory:memory_table": [
             ("no gradients", "(1 + optimizer_slots)", "optimizer_slots"),

@@ -50,11 +50,11 @@ class LoRAConfig:
         for option in ("rank_pattern", "alpha_pattern"):
             patterns = getattr(self, option)
             if not isinstance(patterns, dict) or not all(isinstance(p, str) for p in patterns):
-                raise InputError(f"{option} must be a dictionary of patterns; got {patterns!r}")
+                raise InputError(f"{option} must be a dictionary of patterns; got {short(patterns)}")
         if not isinstance(self.use_rslora, bool):
-            raise InputError(f"use_rslora must be true or false; got {self.use_rslora!r}")
+            raise InputError(f"use_rslora must be true or false; got {short(self.use_rslora)}")
         if self.bias not in ("none", "all", "lora_only"):
-            raise InputError(f"bias must be none, all or lora_only; got {self.bias!r}")
+            raise InputError(f"bias must be none, all or lora_only; got {short(self.bias)}")
         targets, excluded, within = self.target_modules, self.exclude_modules, self.layers_pattern
         self._set(
             r=check_r(self.r),
@@ -72,9 +72,13 @@ class LoRAConfig:
         if "" in self.modules_to_save:
             raise InputError("modules_to_save must be a list of names; got an empty one, which ends every name")
         if self.layers_pattern and self.layers_to_transform is None:
-            raise InputError(f"layers_pattern={self.layers_pattern!r} needs layers_to_transform: which of these layers")
+            raise InputError(
+                f"layers_pattern={short(self.layers_pattern)} needs layers_to_transform: which of these layers"
+            )
         if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
-            raise InputError(f"layers_to_transform limits a list of names; target_modules is {self.target_modules!r}")
+            raise InputError(
+                f"layers_to_transform limits a list of names; target_modules is {short(self.target_modules)}"
+            )
         matches(self._expressions())
 
     def _set(self, **values):
@@ -138,7 +142,7 @@ def _names(option, value, expected="a list of names"):
     """A list, tuple or set of texts as a tuple. None or "": there is none; only the targets must be there."""
     names = () if (value is None or value == "") and option != "target_modules" else value
     if not isinstance(names, list | tuple | set | frozenset) or not all(isinstance(name, str) for name in names):
-        raise InputError(f"{option} must be {expected}; got {value!r}")
+        raise InputError(f"{option} must be {expected}; got {short(value)}")
     return tuple(names if isinstance(names, list | tuple) else sorted(names))
 
 
@@ -146,7 +150,7 @@ def _numbers(option, value):
     """A whole number, or a list of them as a tuple. None or []: there is none; 0 is a number, and false is not."""
     for number in value if isinstance(value, list | tuple | set | range) else () if value is None else (value,):
         if isinstance(number, bool) or not isinstance(number, numbers.Integral):
-            raise InputError(f"{option} must be the number of a block, or a list of them; got {value!r}")
+            raise InputError(f"{option} must be the number of a block, or a list of them; got {short(value)}")
     if value is None or isinstance(value, numbers.Integral):
         return value if value is None else int(value)
     return tuple(int(number) for number in value) or None

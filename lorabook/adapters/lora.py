@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import functional as F
 from ..backend import array_namespace, asarray_like
+from ..configs import short
 from ..errors import InputError
 from ..layers import MERGED, Layer, Linear
 
@@ -24,14 +25,14 @@ def check_alpha(lora_alpha):
     """lora_alpha as an int or float, or InputError: a finite number."""
     number = _number(lora_alpha)
     if number is None or not abs(number) <= sys.float_info.max:
-        raise InputError(f"lora_alpha must be a finite number; got {lora_alpha!r}")
+        raise InputError(f"lora_alpha must be a finite number; got {short(lora_alpha)}")
     return number
 
 
 def check_r(r):
     """r as an int, or InputError: a rank is a positive integer. Above the layer's smaller side it adds nothing."""
     if isinstance(r, bool) or not isinstance(r, numbers.Integral) or r < 1:
-        raise InputError(f"r must be a positive integer; got {r!r}")
+        raise InputError(f"r must be a positive integer; got {short(r)}")
     return int(r)
 
 
@@ -45,7 +46,7 @@ def check_dropout(lora_dropout):
     """lora_dropout as a float, or InputError: a probability p with 0 <= p < 1."""
     number = _number(lora_dropout)
     if number is None or not 0 <= number < 1:
-        raise InputError(f"lora_dropout must be a number p with 0 <= p < 1; got {lora_dropout!r}")
+        raise InputError(f"lora_dropout must be a number p with 0 <= p < 1; got {short(lora_dropout)}")
     return float(number)
 
 
@@ -59,7 +60,7 @@ def _number(value):
 def check_initialisation(init_lora_weights):
     """init_lora_weights, or InputError: True, "gaussian" or False, and not 1 or 0."""
     if not isinstance(init_lora_weights, bool) and init_lora_weights != "gaussian":
-        raise InputError(f"init_lora_weights must be one of {INITIALISATIONS}; got {init_lora_weights!r}")
+        raise InputError(f"init_lora_weights must be one of {INITIALISATIONS}; got {short(init_lora_weights)}")
     return init_lora_weights
 
 
@@ -136,7 +137,7 @@ class LoRALinear(Layer):
         self.scaling = scaling_of(self.r, lora_alpha, use_rslora)
         self.lora_dropout = check_dropout(lora_dropout)
         if order not in ("auto", "factored", "merged"):
-            raise InputError(f"order must be auto, factored or merged; got {order!r}")
+            raise InputError(f"order must be auto, factored or merged; got {short(order)}")
         self.order = order
         rng = np.random.default_rng(0 if rng is None else rng)
         lora_A, lora_B = initial_factors(init_lora_weights, self.r, d_out, d_in, rng)

@@ -2,6 +2,7 @@
 
 import difflib
 
+from ..configs import short
 from ..errors import InputError
 from .patterns import matches
 
@@ -20,7 +21,7 @@ def select(config, paths, others=(), output_layer=None):
         for name in names:
             matched = is_saved if option == "modules_to_save" else is_target
             if not any(matched(path, name) for path in [*paths, *others]):
-                raise _matches_nothing(f"{option} {name!r}", name, paths)
+                raise _matches_nothing(f"{option} {short(name)}", name, paths)
     if targets == ALL:
         meant = [path for path in paths if path != output_layer]
     else:
@@ -29,32 +30,34 @@ def select(config, paths, others=(), output_layer=None):
     chosen = [path for path in meant if path not in excluded]
     if unfit := [path for path in chosen if path in others]:
         raise InputError(
-            f"target_modules={targets!r} takes in {unfit[0]}, which is no linear layer; exclude or omit it"
+            f"target_modules={short(targets)} takes in {unfit[0]}, which is no linear layer; exclude or omit it"
         )
     if saved := [path for path in chosen if any(is_saved(path, module) for module in config.modules_to_save)]:
-        whole = f"modules_to_save={config.modules_to_save!r} ends in the middle of {saved[0]}"
+        whole = f"modules_to_save={short(config.modules_to_save)} ends in the middle of {saved[0]}"
         raise InputError(f"{whole}, which is a target; write the whole name of what to save")
     if not chosen and meant:
         raise InputError(
-            f"target_modules={targets!r}: exclude_modules or modules_to_save leaves none of {len(meant)} layers"
+            f"target_modules={short(targets)}: exclude_modules or modules_to_save leaves none of {len(meant)} layers"
         )
     if not chosen:
         within = (
-            "" if config.layers_to_transform is None else f" within layers_to_transform={config.layers_to_transform!r}"
+            ""
+            if config.layers_to_transform is None
+            else f" within layers_to_transform={short(config.layers_to_transform)}"
         )
-        raise _matches_nothing(f"target_modules={targets!r}{within}", str(targets), paths)
+        raise _matches_nothing(f"target_modules={short(targets)}{within}", str(targets), paths)
     return chosen
 
 
 def doubts(config, paths):
     """What is set but does nothing, a line each."""
     lines = [
-        f"target module {target!r} is in modules_to_save too: it trains in full, without an adapter"
+        f"target module {short(target)} is in modules_to_save too: it trains in full, without an adapter"
         for target in _listed(config.target_modules)
         if all(_is_inside(p, config.modules_to_save) for p in paths if is_target(p, target))
     ]
     if config.exclude_modules and not _excluded(config, paths, saved=False):
-        lines.append(f"exclude_modules={config.exclude_modules!r} matches no linear layer")
+        lines.append(f"exclude_modules={short(config.exclude_modules)} matches no linear layer")
     return lines
 
 
@@ -120,7 +123,7 @@ def is_target(path, target):
 
 def _matches_nothing(what, target, paths):
     names = dict.fromkeys([*(p.rpartition(".")[2] for p in paths), *paths])
-    close = difflib.get_close_matches(target, names, n=5, cutoff=0.4) or list(names)[:5]
+    close = difflib.get_close_matches(target[:200], names, n=5, cutoff=0.4) or list(names)[:5]
     return InputError(
         f"{what} matches no linear layer; closest: {', '.join(close) or 'none (the model has no linear layer)'}"
     )
