@@ -62,7 +62,7 @@ class Job:
         self._stderr = sys.stderr
         self._handler = signal.signal(signal.SIGINT, self._interrupt)
         if not self.first:
-            sys.stdout = sys.stderr = open(os.devnull, "w")
+            sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")
         return self
 
     def __exit__(self, kind, error, trace):

@@ -137,7 +137,7 @@ def _result(setting, folder):
     path = Path(folder) / setting.name / "result.json"
     if not path.exists():
         return None
-    row = json.loads(path.read_text())
+    row = json.loads(path.read_bytes())
     if (came := {column: row.get(column) for column in setting.row}) != setting.row:
         raise InputError(f"{path} is of another setting: {came}, not {setting.row}. Choose another folder of runs")
     return row

@@ -718,7 +718,8 @@ MUTANTS = {
         ],
         "parallel:Workers.map": [
             ("without the error state", "context.run(function, *a)", "function(*a)"),
-            ("one after another", "if self._pool is None:", "if True:"),
+            ("one after another", "if self._at_work() != os.getpid() or self._pool is None:", "if self._at_work():"),
+            ("at work or not", "self._at_work()", "os.getpid()"),
         ],
         "parallel:Workers.__enter__": [
             ("BLAS as before", "self._blas.limit(limits=1)", "self._blas.limit(limits=None)"),

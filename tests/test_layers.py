@@ -466,3 +466,19 @@ def test_dropout_is_drawn_in_a_stack_and_only_in_training(rng):
     assert_close(plain, layer.forward(x)[0])
     assert same_bits(masked, layer.forward(x, np.random.default_rng(0))[0])
     assert np.max(np.abs(masked - plain)) > 0.01
+
+
+@EVERY_LAYER
+def test_without_keep_the_output_is_the_same(rng, name):
+    """Alone and in a Sequential, which then has no caches."""
+    layer, x = LAYERS[name](rng), rng.standard_normal((11, 5))
+    seed = dropout_seed(name)
+
+    def passed(layer, **keep):
+        return layer.forward(x.copy(), None if seed is None else np.random.default_rng(seed), **keep)
+
+    want, _ = passed(layer)
+    np.testing.assert_array_equal(passed(layer, keep=False)[0], want)
+    y, caches = passed(Sequential({"layer": layer}), keep=False)
+    np.testing.assert_array_equal(y, want)
+    assert caches == []

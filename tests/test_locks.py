@@ -14,7 +14,7 @@ import pytest
 
 from lorabook import InputError, io, locks
 
-TRAIN = ["train", "mlp-digits", "digits-rotated", "--r", "2", "--checkpoint-every", "1"]
+TRAIN = ["train", "mlp-digits", "digits-rotated", "--r", "2", "--checkpoint-every", "2"]
 PYTHON = [sys.executable, "-c"]
 HOLD = """
 import sys, time, lorabook.locks
@@ -156,7 +156,7 @@ def test_of_many_processes_one_holds_it(tmp_path):
 # ---- trainings -------------------------------------------------------------------------------------------------------
 
 
-def start(out, *options, epochs=20):
+def start(out, *options, epochs=10):
     command = [sys.executable, "-m", "lorabook", *TRAIN, "--epochs", str(epochs), "--out", str(out), *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -177,7 +177,7 @@ def test_a_second_training_is_refused_and_the_first_unharmed(run, tmp_path):
     code, _, err = run("sweep", "--ranks", 1, "--seeds", 1, "--epochs", 1, "--out", tmp_path / "shared")
     assert code == 2 and "another run writes to" in err
     assert first.communicate()[0] and first.returncode == 0
-    assert run(*TRAIN, "--epochs", 20, "--out", tmp_path / "alone")[0] == 0
+    assert run(*TRAIN, "--epochs", 10, "--out", tmp_path / "alone")[0] == 0
     assert contents(tmp_path / "shared") == contents(tmp_path / "alone")
 
 
@@ -187,6 +187,6 @@ def test_a_killed_training_resumes_without_help(run, tmp_path):
     killed.kill()
     killed.communicate()
     (tmp_path / "killed" / io.temporary_name()).write_bytes(b"half a checkpoint")
-    assert run(*TRAIN, "--epochs", 20, "--out", tmp_path / "killed", "--resume")[0] == 0
-    assert run(*TRAIN, "--epochs", 20, "--out", tmp_path / "alone")[0] == 0
+    assert run(*TRAIN, "--epochs", 10, "--out", tmp_path / "killed", "--resume")[0] == 0
+    assert run(*TRAIN, "--epochs", 10, "--out", tmp_path / "alone")[0] == 0
     assert contents(tmp_path / "killed") == contents(tmp_path / "alone")

@@ -16,7 +16,11 @@ class Host:
         """Largest resident set so far. Linux: of this program alone; ru_maxrss would start from the parent's peak."""
         status = Path("/proc/self/status")
         if status.exists():
-            line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+            line = next(
+                line
+                for line in status.read_text(encoding="utf-8", errors="replace").splitlines()
+                if line.startswith("VmHWM:")
+            )
             return int(line.split()[1]) * 1024 / 1e6
         try:
             import resource

@@ -30,6 +30,6 @@ def versions(backend="numpy", vs=None):
 def _cpu():
     """The processor's name."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return next(iter(names), None) or platform.processor() or platform.machine()

@@ -125,9 +125,11 @@ class Side:
         self.command = [*start, sys.executable, "-m", __package__, name, json.dumps(asdict(case))]
 
     def __enter__(self):
-        self.errors = tempfile.TemporaryFile("w+")  # a pipe that nobody empties would stop the other end
+        self.errors = tempfile.TemporaryFile(
+            "w+", encoding="utf-8", errors="replace"
+        )  # a pipe that nobody empties would stop the other end
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.errors}
-        self.process = subprocess.Popen(self.command, **pipes, text=True, env=self.env)
+        self.process = subprocess.Popen(self.command, **pipes, encoding="utf-8", env=self.env)
         return self
 
     def __exit__(self, *_):
