@@ -271,9 +271,8 @@ def test_merge_of_a_classifier_that_is_none(assert_refused, model, tmp_path, sha
         (["--max-length", 10], "max_length must be from 2 to 9"),
         (["--max-length", 1], "--max-length: expected an integer from 2 to"),
         (["--max-length", 9, "--batch-size", 49], "batch_size must be an integer from 1 to the 48 texts; got 49"),
-        (["--max-length", 9, "--r", 7], "from 1 to 6"),
         (["--max-length", 9, "--target-modules", "querry"], "target module 'querry' matches no linear layer"),
-        (["--max-length", 9, "--lr", "nan"], "lr must be a finite number"),
+        (["--max-length", 9, "--lr", "nan"], "--lr: expected a finite number; got 'nan'"),
     ],
     ids=str,
 )
