@@ -42,13 +42,13 @@ def truncation_rows(setting, problem, seed, ranks, arrays):
         rest = {name: a for name, a in arrays.items() if name.removesuffix(".weight") not in update}
         rows = []
         for method in ("svd", "activation_svd"):
-            start = time.perf_counter()
+            begin = time.perf_counter()
             if method == "svd":
                 found = workers.map(truncate, update.values())
             else:
                 found = workers.map(truncate_for_inputs, update.values(), [factors[path] for path in update])
             truncations = dict(zip(update, found, strict=True))
-            seconds = time.perf_counter() - start
+            seconds = time.perf_counter() - begin
             for r in ranks:
                 truncated = {path: truncations[path].weight(k) for path, k in capped(r, problem.shapes).items()}
                 model = _fresh(setting, problem)
