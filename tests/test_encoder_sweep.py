@@ -15,7 +15,8 @@ from checks import sweep_setting, tiny_bert, without_seconds, write_bert, write_
 
 from lorabook import InputError, rank_rows, sweep_time, unfinished
 from lorabook.encoder_sweep import Encoder
-from lorabook.io import read_safetensors
+from lorabook.errors import FormatError
+from lorabook.io import read_checkpoint, read_safetensors, write_checkpoint
 from lorabook.jobs import LEAST_STEPS, evaluate
 from lorabook.models.bert import BertForSequenceClassification
 from lorabook.parallel import Workers
@@ -180,7 +181,7 @@ def test_factors_take_no_more_texts_than_they_need(encoder, monkeypatch):
 # ---- a checkpoint of the reader's own --------------------------------------------------------------------------------
 
 
-def test_a_checkpoint_takes_the_place_of_full_fine_tuning(encoder, model, tuned, data):
+def test_a_checkpoint_takes_the_place_of_full_fine_tuning(encoder, model, tuned, data, tmp_path):
     problems = Encoder(str(tuned), str(data), str(model), batch_size=5, seed=3)
     rows = rank_sweep(setting_of(problems), [2, 6], [3, 4])
     job, network = problems(3).job, BertForSequenceClassification.from_pretrained(tuned, labels=2)
@@ -200,6 +201,9 @@ def test_a_checkpoint_takes_the_place_of_full_fine_tuning(encoder, model, tuned,
     assert of(rows, "svd")[2, 4]["weight_error"] == pytest.approx(
         np.sqrt(lost / sum(np.sum(delta**2) for delta in deltas)), rel=1e-6
     )
+    kept = Unfinished(tmp_path, {}, "x")  # a seed more, later
+    rank_sweep(setting_of(problems), [2, 6], [3], kept=kept)
+    assert without_seconds(rank_sweep(setting_of(problems), [2, 6], [3, 4], kept=kept)) == without_seconds(rows)
     lora = of(rows, "lora")
     assert lora[2, 3]["test_loss"] != lora[2, 4]["test_loss"]
     assert lora[2, 3] | {"seconds": 0, "weight_error": 0} == of(
@@ -388,6 +392,8 @@ def test_kill_9_then_the_same_command_ends_in_the_same_rows(run, model, data, tm
         code, out, err = run(*command, part, "--json")
         assert code == 0 and f"going on with the {rows} rows in {part}" in err
         assert not (part / "unfinished").exists()
+        headers = [(out / "rank_vs_error.csv").read_text().splitlines()[2] for out in (part, whole) if out.exists()]
+        assert set(headers) == {",".join(rank_rows.COLUMNS)}
         code, again, err = run(*command, whole, "--json")
         assert code == 0 and "going on" not in err
         assert without_seconds(json.loads(out)["rows"]) == without_seconds(json.loads(again)["rows"])
@@ -481,6 +487,46 @@ def test_an_update_of_zero_is_no_update(encoder):
     setting = replace(setting_of(encoder()), recipes={None: Recipe(0.0), 1: Recipe(0.1)})
     with pytest.raises(InputError, match="full fine-tuning changed no matrix"):
         rank_sweep(setting, [1], [0])
+
+
+def forged(folder, arrays=None, **state):
+    """A file in the folder of a sweep that was cut off, with a right checksum."""
+    folder.mkdir(exist_ok=True)
+    name = unfinished.ROWS if arrays is None else "full-0.safetensors"
+    write_checkpoint(folder / name, arrays or {}, state)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [None, [], 3, [3], [{}], [{"method": "full"}], [dict.fromkeys(rank_rows.COLUMNS, 1)], "wrong", "text"],
+    ids=str,
+)
+def test_forged_rows_are_refused(tmp_path, rows):
+    Unfinished(tmp_path, {}, "x").add(rank_sweep(sweep_setting(), [1], [0]))
+    state = read_checkpoint(tmp_path / "unfinished" / unfinished.ROWS)[1]
+    if rows in ("wrong", "text"):
+        rows = [state["rows"][0] | ({"r": "1"} if rows == "text" else {"method": "magic"})]
+    forged(tmp_path / "unfinished", run=state["run"], rows=rows)
+    if rows == []:
+        assert Unfinished(tmp_path, {}, "x").rows == []
+        return
+    with pytest.raises(FormatError, match="no row of a sweep"):
+        Unfinished(tmp_path, {}, "x")
+    forged(tmp_path / "unfinished", rows=[])
+    with pytest.raises(FormatError, match="does not say of which sweep it is"):
+        Unfinished(tmp_path, {}, "x")
+
+
+@pytest.mark.parametrize("wrong", ["missing", "extra", "misshapen"])
+def test_forged_arrays_are_refused(tmp_path, wrong):
+    setting = sweep_setting()
+    _, arrays = rank_rows.full_rows(setting, setting.problem(0), 0)
+    change = {"missing": {}, "extra": {"fc9.weight": np.ones((2, 2))}, "misshapen": {"fc1.weight": np.ones((2, 2))}}
+    arrays = {n: a for n, a in arrays.items() if (wrong, n) != ("missing", "fc1.weight")} | change[wrong]
+    forged(tmp_path / "unfinished", arrays, run=Unfinished(tmp_path, {}, "x").run)
+    for function, what in ((rank_rows.truncation_rows, [1]), (rank_rows.lora_rows, 1)):
+        with pytest.raises(FormatError, match="does not fit the model: fc"):
+            function(setting, setting.problem(0), 0, what, Unfinished(tmp_path, {}, "x").full(0))
 
 
 # ---- how long it will take -------------------------------------------------------------------------------------------
