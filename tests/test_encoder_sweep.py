@@ -18,6 +18,7 @@ from lorabook.encoder_sweep import Encoder
 from lorabook.errors import FormatError
 from lorabook.io import read_checkpoint, read_safetensors, write_checkpoint
 from lorabook.jobs import LEAST_STEPS, evaluate
+from lorabook.low_rank import truncate, truncate_for_inputs
 from lorabook.models.bert import BertForSequenceClassification
 from lorabook.parallel import Workers
 from lorabook.sweep import Kept, Recipe, rank_sweep
@@ -196,11 +197,17 @@ def test_a_checkpoint_takes_the_place_of_full_fine_tuning(encoder, model, tuned,
         for method in ("svd", "activation_svd"):
             assert of(rows, method)[6, seed]["test_loss"] == pytest.approx(loss, rel=1e-5)
     before, after = (read_safetensors(path / "model.safetensors")[0] for path in (model, tuned))
-    deltas = [after[f"{path}.weight"].astype("f8") - before[f"{path}.weight"] for path in problems(3).shapes]
-    lost = sum(np.sum(np.linalg.svd(delta)[1][2:] ** 2) for delta in deltas)
-    assert of(rows, "svd")[2, 4]["weight_error"] == pytest.approx(
-        np.sqrt(lost / sum(np.sum(delta**2) for delta in deltas)), rel=1e-6
-    )
+    names = {path: f"{path}.weight" for path in problems(3).shapes}
+    deltas = {path: after[name].astype("f8") - before[name] for path, name in names.items()}
+    with Workers(1) as workers:
+        factors = problems(3).factors(network, 3, workers)
+    for method, truncation in (
+        ("svd", lambda path: truncate(deltas[path])),
+        ("activation_svd", lambda path: truncate_for_inputs(deltas[path], factors[path])),
+    ):
+        lost = sum(np.sum((truncation(path).weight(2) - delta) ** 2) for path, delta in deltas.items())
+        want = np.sqrt(lost / sum(np.sum(delta**2) for delta in deltas.values()))
+        assert of(rows, method)[2, 4]["weight_error"] == pytest.approx(want, rel=1e-9)
     kept = Unfinished(tmp_path, {}, "x")  # a seed more, later
     rank_sweep(setting_of(problems), [2, 6], [3], kept=kept)
     assert without_seconds(rank_sweep(setting_of(problems), [2, 6], [3, 4], kept=kept)) == without_seconds(rows)
