@@ -6,6 +6,7 @@ each other: they may be computed in any order, on several processes, and by seve
 """
 
 import copy
+import math
 import time
 
 import numpy as np
@@ -14,11 +15,13 @@ from .adapters import LoRAConfig, adapters, inject
 from .adapters.memory import count
 from .adapters.selection import is_saved
 from .backend import asarray_like, get_xp, to_numpy
-from .errors import InputError
+from .errors import FormatError, InputError, NonFiniteError
 from .low_rank import truncate, truncate_for_inputs
 from .optim import AdamW
 from .parallel import team
 from .train import train
+
+COLUMNS = ("method", "r", "seed", "params", "weight_error", "test_loss", "test_accuracy", "seconds")
 
 
 def full_rows(setting, problem, seed):
@@ -34,6 +37,7 @@ def full_rows(setting, problem, seed):
 
 def truncation_rows(setting, problem, seed, ranks, arrays):
     """The rows of svd and activation_svd at these ranks."""
+    _check(arrays, problem)
     with team(setting.workers) as workers:
         tuned, update = _fresh(setting, problem), _differences(arrays, problem)
         _put(arrays, tuned)
@@ -42,13 +46,13 @@ def truncation_rows(setting, problem, seed, ranks, arrays):
         rest = {name: a for name, a in arrays.items() if name.removesuffix(".weight") not in update}
         rows = []
         for method in ("svd", "activation_svd"):
-            start = time.perf_counter()
+            begin = time.perf_counter()
             if method == "svd":
                 found = workers.map(truncate, update.values())
             else:
                 found = workers.map(truncate_for_inputs, update.values(), [factors[path] for path in update])
             truncations = dict(zip(update, found, strict=True))
-            seconds = time.perf_counter() - start
+            seconds = time.perf_counter() - begin
             for r in ranks:
                 truncated = {path: truncations[path].weight(k) for path, k in capped(r, problem.shapes).items()}
                 model = _fresh(setting, problem)
@@ -64,6 +68,7 @@ def truncation_rows(setting, problem, seed, ranks, arrays):
 
 def lora_rows(setting, problem, seed, r, arrays):
     """[the row] of one LoRA training, compared with the update of full fine-tuning."""
+    _check(arrays, problem)
     with team(setting.workers) as workers:
         model, seconds = trained(setting, problem, r, seed, workers)
         error = relative_error(update_of(model, problem), _differences(arrays, problem))
@@ -72,16 +77,10 @@ def lora_rows(setting, problem, seed, r, arrays):
 
 
 def _row(method, r, seed, params, weight_error, result, seconds):
-    return {
-        "method": method,
-        "r": r,
-        "seed": seed,
-        "params": params,
-        "weight_error": weight_error,
-        "test_loss": result[0],
-        "test_accuracy": result[1],
-        "seconds": seconds,
-    }
+    row = dict(zip(COLUMNS, (method, r, seed, params, weight_error, *result, seconds), strict=True))
+    if not math.isfinite(row["test_loss"]):
+        raise NonFiniteError(f"{method}, r = {r}, seed {seed}: the loss on held-out rows is {row['test_loss']}")
+    return row
 
 
 # ---- parts of it -----------------------------------------------------------------------------------------------------
@@ -154,6 +153,15 @@ def capped(r, shapes):
 def _fresh(setting, problem):
     """A copy of the base on the backend."""
     return copy.deepcopy(problem.base).to(get_xp(setting.backend))
+
+
+def _check(arrays, problem):
+    """Raise FormatError unless what full fine-tuning left fits the model; it may come from a file."""
+    own, needed = problem.base.named_params(), {f"{path}.weight" for path in problem.shapes}
+    shapes = {name: tuple(own[name].shape) if name in own else "no such parameter" for name in needed.union(arrays)}
+    for name, shape in sorted(shapes.items()):
+        if (came := tuple(arrays[name].shape) if name in arrays else "missing") != shape:
+            raise FormatError(f"what full fine-tuning left does not fit the model: {name} is {came}, expected {shape}")
 
 
 def _put(arrays, model):

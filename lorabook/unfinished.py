@@ -11,11 +11,14 @@ import contextlib
 from pathlib import Path
 
 from .cluster import fingerprint
-from .errors import InputError
+from .configs import short
+from .errors import FormatError, InputError
 from .io import prepare_folder, read_checkpoint, sweep_temporaries, write_checkpoint
-from .sweep import Kept
+from .rank_rows import COLUMNS
+from .sweep import METHODS, Kept
 from .tables import write_csv
 
+NUMBERS = (int, type(None))  # a rank, or none
 FOLDER, ROWS, TABLE = "unfinished", "rows.safetensors", "rank_vs_error.csv"
 
 
@@ -37,7 +40,7 @@ class Unfinished(Kept):
         if (path := self.folder / ROWS).exists():
             _, state = read_checkpoint(path)
             self._check(path, state)
-            self.rows = state["rows"]
+            self.rows = _rows(path, state)
 
     def add(self, rows):
         """More rows, written before this returns."""
@@ -73,7 +76,9 @@ class Unfinished(Kept):
 
     def _check(self, path, state):
         """Raise InputError unless a file here is of this run."""
-        came = state.get("run", {})
+        came = state.get("run") if isinstance(state, dict) else None
+        if not isinstance(came, dict) or not all(isinstance(value, str) for value in came.values()):
+            raise FormatError(f"{path} does not say of which sweep it is; delete {self.folder} to start anew")
         other = [name for name in self.run | came if came.get(name) != self.run.get(name)]
         if other:
             values = came.get(other[0]), self.run.get(other[0])
@@ -83,3 +88,13 @@ class Unfinished(Kept):
                 f"{self.folder} holds a sweep that was cut off, and not this one: its {other[0]} {what}. "
                 "Give the same options to go on with it, or choose another --out, or delete that folder"
             )
+
+
+def _rows(path, state):
+    """The rows in the state of a checkpoint, each with the columns of a sweep and numbers in them."""
+    rows = state.get("rows")
+    for row in rows if isinstance(rows, list) else [None]:
+        right = isinstance(row, dict) and set(row) == set(COLUMNS) and row["method"] in METHODS
+        if not right or not all(type(row[c]) in (int, float) for c in COLUMNS[2:]) or type(row["r"]) not in NUMBERS:
+            raise FormatError(f"{path} holds what is no row of a sweep: {short(row)}")
+    return [{column: row[column] for column in COLUMNS} for row in rows]

@@ -76,7 +76,7 @@ def test_sweep_on_own_csv_gives_one_json_object(run, tmp_path):
     code, out, err = run("sweep", "--data", tmp_path / "mine.CSV", *options)
     assert (code, out) == (2, "") and "mine.CSV, line 1: byte 0xf6 is not utf-8" in err and "--encoding cp1252" in err
     code, out, err = run("sweep", "--data", tmp_path / "mine.CSV", "--encoding", "cp1252", *options)
-    assert (code, err) == (0, "")
+    assert code == 0, err
     result = json.loads(out)
     assert len(result["rows"]) == 1 + 3 * 2
     assert result["recipes"]["full"] == {"lr": TUNED[None].lr, "lora_alpha": None, "use_rslora": None}

@@ -1,6 +1,7 @@
 """The sweep of an encoder on texts, and sweeps that are cut off: a tiny BERT folder and a small CSV, as a user's."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -12,10 +13,12 @@ import numpy as np
 import pytest
 from checks import sweep_setting, tiny_bert, without_seconds, write_bert, write_tokenizer
 
-from lorabook import InputError, sweep_time, unfinished
+from lorabook import InputError, rank_rows, sweep_time, unfinished
 from lorabook.encoder_sweep import Encoder
-from lorabook.io import read_safetensors
+from lorabook.errors import FormatError
+from lorabook.io import read_checkpoint, read_safetensors, write_checkpoint
 from lorabook.jobs import LEAST_STEPS, evaluate
+from lorabook.low_rank import truncate, truncate_for_inputs
 from lorabook.models.bert import BertForSequenceClassification
 from lorabook.parallel import Workers
 from lorabook.sweep import Kept, Recipe, rank_sweep
@@ -179,7 +182,7 @@ def test_factors_take_no_more_texts_than_they_need(encoder, monkeypatch):
 # ---- a checkpoint of the reader's own --------------------------------------------------------------------------------
 
 
-def test_a_checkpoint_takes_the_place_of_full_fine_tuning(encoder, model, tuned, data):
+def test_a_checkpoint_takes_the_place_of_full_fine_tuning(encoder, model, tuned, data, tmp_path):
     problems = Encoder(str(tuned), str(data), str(model), batch_size=5, seed=3)
     rows = rank_sweep(setting_of(problems), [2, 6], [3, 4])
     job, network = problems(3).job, BertForSequenceClassification.from_pretrained(tuned, labels=2)
@@ -194,11 +197,20 @@ def test_a_checkpoint_takes_the_place_of_full_fine_tuning(encoder, model, tuned,
         for method in ("svd", "activation_svd"):
             assert of(rows, method)[6, seed]["test_loss"] == pytest.approx(loss, rel=1e-5)
     before, after = (read_safetensors(path / "model.safetensors")[0] for path in (model, tuned))
-    deltas = [after[f"{path}.weight"].astype("f8") - before[f"{path}.weight"] for path in problems(3).shapes]
-    lost = sum(np.sum(np.linalg.svd(delta)[1][2:] ** 2) for delta in deltas)
-    assert of(rows, "svd")[2, 4]["weight_error"] == pytest.approx(
-        np.sqrt(lost / sum(np.sum(delta**2) for delta in deltas)), rel=1e-6
-    )
+    names = {path: f"{path}.weight" for path in problems(3).shapes}
+    deltas = {path: after[name].astype("f8") - before[name] for path, name in names.items()}
+    with Workers(1) as workers:
+        factors = problems(3).factors(network, 3, workers)
+    for method, truncation in (
+        ("svd", lambda path: truncate(deltas[path])),
+        ("activation_svd", lambda path: truncate_for_inputs(deltas[path], factors[path])),
+    ):
+        lost = sum(np.sum((truncation(path).weight(2) - delta) ** 2) for path, delta in deltas.items())
+        want = np.sqrt(lost / sum(np.sum(delta**2) for delta in deltas.values()))
+        assert of(rows, method)[2, 4]["weight_error"] == pytest.approx(want, rel=1e-9)
+    kept = Unfinished(tmp_path, {}, "x")  # a seed more, later
+    rank_sweep(setting_of(problems), [2, 6], [3], kept=kept)
+    assert without_seconds(rank_sweep(setting_of(problems), [2, 6], [3, 4], kept=kept)) == without_seconds(rows)
     lora = of(rows, "lora")
     assert lora[2, 3]["test_loss"] != lora[2, 4]["test_loss"]
     assert lora[2, 3] | {"seconds": 0, "weight_error": 0} == of(
@@ -247,7 +259,8 @@ def test_a_checkpoint_that_does_not_fit_is_refused_before_any_work(run, model, t
 # ---- the command -----------------------------------------------------------------------------------------------------
 
 
-def test_sweep_of_texts_writes_the_same_files_as_one_of_numbers(run, model, data, tmp_path, rows):
+def test_sweep_of_texts_writes_the_same_files_as_one_of_numbers(run, model, data, tmp_path, rows, monkeypatch):
+    monkeypatch.setattr("lorabook.commands.sweep.SECONDS", math.inf)  # whatever the machine is busy with
     argv = ["sweep", "--model", model, "--data", data, "--ranks", *RANKS, "--seeds", 2, *OPTIONS]
     code, out, err = run(*argv, "--out", tmp_path / "s", "--json")
     assert code == 0 and err == ""
@@ -357,8 +370,7 @@ def test_cut_off_at_every_write_the_rows_are_those_of_the_whole_sweep(tmp_path):
 
 
 def test_what_is_there_is_not_computed_again(tmp_path, monkeypatch):
-    setting, trained = sweep_setting(), []
-    train = __import__("lorabook.rank_rows").rank_rows.train
+    setting, trained, train = sweep_setting(), [], rank_rows.train
     monkeypatch.setattr("lorabook.rank_rows.train", lambda *args, **kwargs: trained.append(1) or train(*args, **kwargs))
     rank_sweep(setting, [1, 3], [0], kept=Unfinished(tmp_path, {}, "x"))
     assert len(trained) == 1 + 2
@@ -387,6 +399,8 @@ def test_kill_9_then_the_same_command_ends_in_the_same_rows(run, model, data, tm
         code, out, err = run(*command, part, "--json")
         assert code == 0 and f"going on with the {rows} rows in {part}" in err
         assert not (part / "unfinished").exists()
+        headers = [(out / "rank_vs_error.csv").read_text().splitlines()[2] for out in (part, whole) if out.exists()]
+        assert set(headers) == {",".join(rank_rows.COLUMNS)}
         code, again, err = run(*command, whole, "--json")
         assert code == 0 and "going on" not in err
         assert without_seconds(json.loads(out)["rows"]) == without_seconds(json.loads(again)["rows"])
@@ -406,7 +420,7 @@ def cut_off(run, model, data, tmp_path, monkeypatch):
 
     def stops(self, *batch):
         calls.append(1)
-        if len(calls) == 1 + 2 + 4 + 1:  # the guess, full and truncations take two batches less than that
+        if len(calls) == 1 + 1 + 4 + 1 + 1:  # the guess, full, truncations, one rank of LoRA, the next one
             raise KeyboardInterrupt
         return evaluate(self, *batch)
 
@@ -480,6 +494,46 @@ def test_an_update_of_zero_is_no_update(encoder):
     setting = replace(setting_of(encoder()), recipes={None: Recipe(0.0), 1: Recipe(0.1)})
     with pytest.raises(InputError, match="full fine-tuning changed no matrix"):
         rank_sweep(setting, [1], [0])
+
+
+def forged(folder, arrays=None, **state):
+    """A file in the folder of a sweep that was cut off, with a right checksum."""
+    folder.mkdir(exist_ok=True)
+    name = unfinished.ROWS if arrays is None else "full-0.safetensors"
+    write_checkpoint(folder / name, arrays or {}, state)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [None, [], 3, [3], [{}], [{"method": "full"}], [dict.fromkeys(rank_rows.COLUMNS, 1)], "wrong", "text"],
+    ids=str,
+)
+def test_forged_rows_are_refused(tmp_path, rows):
+    Unfinished(tmp_path, {}, "x").add(rank_sweep(sweep_setting(), [1], [0]))
+    state = read_checkpoint(tmp_path / "unfinished" / unfinished.ROWS)[1]
+    if rows in ("wrong", "text"):
+        rows = [state["rows"][0] | ({"r": "1"} if rows == "text" else {"method": "magic"})]
+    forged(tmp_path / "unfinished", run=state["run"], rows=rows)
+    if rows == []:
+        assert Unfinished(tmp_path, {}, "x").rows == []
+        return
+    with pytest.raises(FormatError, match="no row of a sweep"):
+        Unfinished(tmp_path, {}, "x")
+    forged(tmp_path / "unfinished", rows=[])
+    with pytest.raises(FormatError, match="does not say of which sweep it is"):
+        Unfinished(tmp_path, {}, "x")
+
+
+@pytest.mark.parametrize("wrong", ["missing", "extra", "misshapen"])
+def test_forged_arrays_are_refused(tmp_path, wrong):
+    setting = sweep_setting()
+    _, arrays = rank_rows.full_rows(setting, setting.problem(0), 0)
+    change = {"missing": {}, "extra": {"fc9.weight": np.ones((2, 2))}, "misshapen": {"fc1.weight": np.ones((2, 2))}}
+    arrays = {n: a for n, a in arrays.items() if (wrong, n) != ("missing", "fc1.weight")} | change[wrong]
+    forged(tmp_path / "unfinished", arrays, run=Unfinished(tmp_path, {}, "x").run)
+    for function, what in ((rank_rows.truncation_rows, [1]), (rank_rows.lora_rows, 1)):
+        with pytest.raises(FormatError, match="does not fit the model: fc"):
+            function(setting, setting.problem(0), 0, what, Unfinished(tmp_path, {}, "x").full(0))
 
 
 # ---- how long it will take -------------------------------------------------------------------------------------------

@@ -102,7 +102,7 @@ def run(args):
     files = [str(out / name) for name in names]
     wrote = "\n".join(("wrote " if file == files[0] else "      ") + file for file in files)
     how = f"{described(setting, args.ranks)}\n{textwrap.fill(_origin(args), 79)}"
-    text = "\n\n".join((textwrap.fill(title, 79), _table(rows), _reading(args), how, wrote))
+    text = "\n\n".join((textwrap.fill(title, 79), _table(rows, args.seeds), _reading(args), how, wrote))
     recipes = {"full" if r is None else str(r): setting.recipe(r).cells(r) for r in (None, *sorted(set(args.ranks)))}
     result = {"model": args.model, "data": args.data, "seeds": args.seeds, "recipes": recipes}
     return result | {"rows": rows, "files": files}, text
@@ -194,15 +194,16 @@ def _origin(args):
     return f"{default}chosen on digits turned by 90 degrees, not on these data; --tune chooses on these."
 
 
-def _table(rows):
+def _table(rows, seeds):
     from ..sweep import against_full
 
     values = ("params", "weight_error", "test_accuracy", "seconds")
     medians = {value: median_by(rows, ("method", "r"), value) for value in values}
     summary = [{"key": key} | {value: medians[value][key] for value in values} for key in medians["params"]]
 
-    def spread(value, scale=1):
-        return lambda row: "{:.1f} ({:.1f}-{:.1f})".format(*(scale * v for v in row[value]))
+    def percent(value):
+        middle, low, high = (100 * v for v in value)
+        return f"{middle:.1f} ({low:.1f}-{high:.1f})" if seeds > 1 else f"{middle:.1f}"
 
     gaps = against_full(rows)
     columns = {
@@ -210,9 +211,9 @@ def _table(rows):
         "r": lambda row: "" if row["key"][1] is None else str(row["key"][1]),
         "numbers": lambda row: f"{row['params'][0]:,.0f}",
         "weight err": lambda row: f"{row['weight_error'][0]:.3f}",
-        "accuracy %": spread("test_accuracy", 100),
+        "accuracy %": lambda row: percent(row["test_accuracy"]),
         "minus full": lambda row: _points(gaps.get(row["key"])),
-        "seconds": lambda row: f"{row['seconds'][0]:.3f}",
+        "seconds": lambda row: f"{row['seconds'][0]:.{3 if row['seconds'][0] < 100 else 0}f}",
     }
     return format_table(summary, columns)
 
