@@ -167,15 +167,18 @@ def wait_for(path, process):
         time.sleep(0.005)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="a process cannot be stopped here")
 def test_a_second_training_is_refused_and_the_first_unharmed(run, tmp_path):
     first = start(tmp_path / "shared")
     wait_for(tmp_path / "shared" / "checkpoint.safetensors", first)
+    first.send_signal(signal.SIGSTOP)  # or it might end before the others have begun
     for option in ((), ("--resume",)):
         code, out, err = run(*TRAIN, "--out", tmp_path / "shared", *option)
         assert (code, out) == (2, "")
         assert err.count("\n") == 1 and f"another run writes to {tmp_path / 'shared'}" in err
     code, _, err = run("sweep", "--ranks", 1, "--seeds", 1, "--epochs", 1, "--out", tmp_path / "shared")
     assert code == 2 and "another run writes to" in err
+    first.send_signal(signal.SIGCONT)
     assert first.communicate()[0] and first.returncode == 0
     assert run(*TRAIN, "--epochs", 10, "--out", tmp_path / "alone")[0] == 0
     assert contents(tmp_path / "shared") == contents(tmp_path / "alone")
