@@ -262,7 +262,7 @@ def test_merge_of_a_classifier_that_is_none(assert_refused, model, tmp_path, sha
     path = foreign(tmp_path / "a") / "adapter_model.safetensors"
     arrays, _ = io.read_safetensors(path)
     io.write_safetensors(path, arrays | {"base_model.model.classifier.weight": np.ones(shape, "f4")})
-    message = "got 0" if 0 in shape else f"expected classifier.weight (classes, d); got {shape}"
+    message = "got 0" if 0 in shape else f"expected classifier.weight (classes, d); got the shape {shape}"
     assert_refused(message, "merge", model, "--adapter", tmp_path / "a", "--out", tmp_path / "m")
 
 
