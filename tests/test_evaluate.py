@@ -129,7 +129,7 @@ def test_only_what_is_evaluated_is_tokenised(trained, mine, monkeypatch):
 def test_texts_that_are_cut_are_told(run, mine, tmp_path):
     code, _, err = run("evaluate", mine, rows(tmp_path / "x.csv", ("good " * 20, "pos"), ("good", "pos")))
     assert code == 0
-    assert err.startswith("note: 1 of 2 texts are longer than 9 tokens")
+    assert err.startswith("note: 1 of 2 texts have more than 9 tokens and were cut")
 
 
 def test_many_classes_with_long_names(run, run_json, tmp_path):

@@ -214,7 +214,7 @@ def foreign(folder, base, saved=("classifier",)):
     network, config = tiny_bert(np.random.default_rng(0), dtype="float32"), LoRAConfig(r=2, modules_to_save=saved)
     inject(network, config)
     folder.mkdir()
-    save_adapter(folder, network, config, base, "SEQ_CLS")
+    save_adapter(folder, network, config, base, "SEQ_CLS" if saved else None)
     (folder / "lorabook.json").unlink()
     return folder
 

