@@ -103,9 +103,9 @@ class Checkpoint:
         def wrong(what):
             raise FormatError(f"{self.path} does not fit this run: {what}")
 
-        step = state["step"]
-        if not 1 <= step <= self.run["steps"] or state["optimizer_steps"] < step:
-            wrong(f"it stands at step {step} of {self.run['steps']}, its optimizer at {state['optimizer_steps']}")
+        step, own_steps = state["step"], state["optimizer_steps"]
+        if not 1 <= step <= self.run["steps"] or not step <= own_steps < 2**53:
+            wrong(f"it stands at step {short(step)} of {self.run['steps']}, its optimizer at {short(own_steps)}")
         self.optimizer.prepare(self.params)
         own = {
             name: (tuple(array.shape), str(array.dtype).rpartition(".")[2])
@@ -119,7 +119,7 @@ class Checkpoint:
             if name not in arrays:
                 wrong(f"{name} {shape} is missing")
             if (came := arrays[name]).shape != shape:
-                wrong(f"{name} has shape {came.shape}, expected {shape}")
+                wrong(f"{name} has shape {short(came.shape)}, expected {shape}")
             if came.dtype != dtype:
                 wrong(f"{name} has dtype {came.dtype}, expected {dtype}")
             if name != "history" and not np.isfinite(came).all():

@@ -5,14 +5,23 @@ one such file and reads it.
 """
 
 import contextlib
+import functools
 import json
 import signal
+import tempfile
 import zlib
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import safetensors.numpy
 
-from lorabook import InputError, data, matrices, tables, text, windows
+from lorabook import InputError, NonFiniteError, data, io, matrices, tables, text, windows
+from lorabook.data import Batches
+from lorabook.hooks import Evaluation
+from lorabook.models import MLP
+from lorabook.optim import AdamW
+from lorabook.train import train
 
 SECONDS = 5  # of processor time a file may take
 
@@ -267,6 +276,82 @@ def read_in(encoding):
     return lambda path: text.text_file(path, encoding)
 
 
+# ---- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+def resumed(path, model=None):
+    """Continue a run of six steps from its checkpoint; a file that is refused must have changed nothing."""
+    model = model or MLP((3, 4, 2), rng=np.random.default_rng(0))
+    hook = Evaluation(lambda model, workers: (0.5, 0.5), 2, keep="best")
+    optimizer, before = AdamW(0.01), {name: array.copy() for name, array in model.named_params().items()}
+    batches = Batches(np.eye(3, dtype="f4")[[0, 1, 2, 0, 1, 2]], np.array([0, 1, 0, 1, 0, 1]), 2)
+    options = {"epochs": 2, "checkpoint": path, "checkpoint_every": 4, "workers": 1, "hooks": [hook], "resume": True}
+    try:
+        train(model, batches, optimizer, **options)
+    except InputError:
+        assert all(np.array_equal(array, before[name]) for name, array in model.named_params().items())
+        assert not optimizer.step_count and not any(a.any() for own in optimizer.state.values() for a in own.values())
+        raise
+    except NonFiniteError:  # what was forged is a number like any other: a negative second moment
+        pass
+
+
+@functools.cache
+def real_checkpoint():
+    """(arrays, state) of the run of `resumed`."""
+    with tempfile.TemporaryDirectory() as folder:
+        resumed(Path(folder) / "checkpoint")
+        return io.read_checkpoint(Path(folder) / "checkpoint")
+
+
+def checkpoint(rng):
+    """A checkpoint whose sha256 is right, whatever it holds; or one that is damaged."""
+    arrays, state = ({**part} for part in real_checkpoint())
+    state["run"] = {**state["run"]}
+    for _ in range(rng.integers(4)):
+        what = rng.integers(5)
+        if what < 3:
+            forge_tensor(rng, arrays)
+        else:
+            part = state if what == 3 or not isinstance(state.get("run"), dict) else state["run"]
+            part[pick(rng, [*part, *WORDS])] = forged_value(rng)
+            part.pop(pick(rng, [*part]) if rng.random() < 0.2 else None, None)
+    content = json.dumps(state) if rng.random() < 0.9 else strange_json(rng)
+    content = "".join(c for c in content if not "\ud800" <= c <= "\udfff")
+    file = safetensors.numpy.save(arrays, {"lorabook": f"{io.fingerprint(arrays, content)} {content}"})
+    return damaged(rng, file) if rng.random() < 0.2 else file
+
+
+@np.errstate(all="ignore")
+def forge_tensor(rng, arrays):
+    """One more, one less, or one of another shape, dtype or content."""
+    name = pick(rng, [*arrays])
+    array = arrays.pop(name).copy()
+    what, dtype = rng.integers(7), pick(rng, ("f2", "f4", "f8", "i4", "i8", "u1", "?"))
+    if what == 1:
+        arrays[name + pick(rng, ("", ".", "\n", "x"))] = array
+    elif what == 2:
+        arrays[name] = array.astype(dtype)
+    elif what == 3:
+        arrays[name] = np.zeros(rng.integers(0, 3, rng.integers(5)), dtype)
+    elif what == 4:
+        kind = array.dtype if array.dtype.kind == "f" else "f4"
+        arrays[name] = np.full(array.shape, pick(rng, (np.nan, np.inf, -np.inf, 1e30, -1.0, 0.0)), kind)
+    elif what == 5:
+        arrays[name] = np.resize(array, int(rng.integers(array.size + 2)))
+    elif what == 6:
+        arrays[name] = array
+        arrays[pick(rng, WORDS)] = array
+
+
+def forged_value(rng):
+    """A JSON value of any kind."""
+    try:
+        return json.loads(strange_json(rng, 2))
+    except (ValueError, RecursionError):
+        return pick(rng, (None, True, 0, -1, 3, 7, 2**63, 10**400, 0.5, "", "6", [], {}, {"a": 1}))
+
+
 GENERATORS = {
     "texts_csv": Kind(table, text.text_file, ".csv"),
     "texts_tsv": Kind(lambda rng: table(rng, "\t"), text.text_file, ".TSV"),
@@ -280,5 +365,6 @@ GENERATORS = {
     "predict_csv": Kind(table, predicted, ".csv"),
     "predict_txt": Kind(lambda rng: encoded(rng, "\n".join(pick(rng, WORDS) for _ in range(9))), predicted, ".txt"),
     "our_csv": Kind(our_csv, tables.read_csv, ".csv"),
+    "checkpoint": Kind(checkpoint, resumed, ".safetensors"),
     "bytes_csv": Kind(lambda rng: rng.bytes(int(rng.integers(300))), text.text_file, ".csv"),
 }

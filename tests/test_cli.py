@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -429,3 +430,30 @@ def test_kill_9_at_20_random_moments_then_resume_ends_in_the_same_adapter(tmp_pa
     subprocess.run([*command, part, "--resume"], check=True, capture_output=True)
     subprocess.run([*command, whole], check=True, capture_output=True)
     assert sha256(part) == sha256(whole)
+
+
+def test_kill_9_of_a_run_that_keeps_the_best_then_resume(tmp_path):
+    """Kills before, between and after evaluations: the same files as of a run that nobody disturbs."""
+    options = ["--epochs", "5", "--keep", "best", "--eval-every", "7", "--checkpoint-every", "2", "--workers", "1"]
+    command = [sys.executable, "-m", "lorabook", "train", "mlp-digits", "digits-rotated", "--lr", "0.2", *options]
+    whole, part, copy = tmp_path / "whole", tmp_path / "part", tmp_path / "copy"
+
+    def step():
+        try:
+            shutil.copyfile(part / "checkpoint.safetensors", copy)  # the run replaces it while it is read
+        except FileNotFoundError:
+            return 0
+        return io.read_checkpoint(copy)[1]["step"]
+
+    for until in (2, 18, 40):
+        process = subprocess.Popen([*command, "--out", part, "--resume"], stderr=subprocess.DEVNULL)
+        while process.poll() is None and step() < until:
+            time.sleep(0.001)
+        process.kill()
+        process.wait()
+    assert 40 <= step() < 70, "no run was killed in the middle"
+    subprocess.run([*command, "--out", part, "--resume"], check=True, capture_output=True)
+    subprocess.run([*command, "--out", whole], check=True, capture_output=True)
+    assert {p.name: p.read_bytes() for p in part.iterdir()} == {p.name: p.read_bytes() for p in whole.iterdir()}
+    evaluated = [row["step"] for row in read_csv(part / "history.csv") if row["eval_loss"] is not None]
+    assert evaluated == [*range(6, 70, 7)]

@@ -95,6 +95,7 @@ FORGED = {
     "past the end": ({"state_step": 11, "history": history(11)}, "it stands at step 11 of 10"),
     "a huge step": ({"state_step": 10**30}, "it stands at step 10{30} of 10"),
     "an optimizer behind": ({"state_optimizer_steps": 9}, "it stands at step 10 of 10, its optimizer at 9"),
+    "an optimizer far ahead": ({"state_optimizer_steps": 10**400}, "its optimizer at 1000"),
     "an optimizer without steps": (
         {"state_optimizer_steps": None},
         "optimizer_steps must be of the kind int; got None",

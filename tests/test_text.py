@@ -247,6 +247,43 @@ def test_a_split_without_training_or_test_rows(train):
         TextTask.shuffled("x", list("abcd"), ["0", "1", "0", "1"], train)
 
 
+def test_validation_rows_are_training_rows_chosen_text_by_text():
+    texts, labels = labelled(4000)
+    task = TextTask.split("x", texts + texts[:50], labels + labels[:50])
+    again = task.validation()
+    assert (again.names, again.notes, again.name) == (task.names, task.notes, task.name)
+    assert sorted(again.train + again.test) == sorted(task.train)
+    assert not {text for text, _ in again.train} & {text for text, _ in again.test}, "a text is on both sides"
+    assert abs(len(again.test) / len(task.train) - 1 / 4) < 0.03
+    more = TextTask.split("x", [*texts, *texts[:50], "one more"], [*labels, *labels[:50], labels[0]]).validation()
+    assert set(more.test) >= set(again.test), "a row has changed sides"
+    assert not {text for text, _ in again.test} & {text for text, _ in task.test}
+
+
+def test_every_class_has_rows_on_both_sides_of_the_validation():
+    task = TextTask("x", [("a", 0), ("b", 0), ("c", 1), ("d", 1)], [("e", 0)], ["one", "two"])
+    again = task.validation()
+    for rows in (again.train, again.test):
+        assert {label for _, label in rows} == {0, 1}
+    with pytest.raises(InputError, match="too few texts to hold some out of the 1 that are for training"):
+        TextTask("x", [("a", 0)], [("e", 0)], ["one"]).validation()
+
+
+def test_validation_keeps_the_order_of_the_training_rows():
+    task = TextTask.shuffled("x", *labelled(40), train=30)
+    again = task.validation()
+    assert again.train == [row for row in task.train if row in again.train]
+
+
+def test_labels_numbered_as_another_file_numbers_them():
+    task = TextTask("x", [("a", 0), ("b", 1)], [("c", 1)], ["one", "two"], ("a note",))
+    again = task.numbered(("two", "three", "one"))
+    assert (again.train, again.test) == ([("a", 2), ("b", 0)], [("c", 0)])
+    assert (again.names, again.notes) == (["two", "three", "one"], ("a note",))
+    with pytest.raises(InputError, match=r"x: the label 'two' is none of \['one'\]"):
+        task.numbered(["one"])
+
+
 # ---- batches ---------------------------------------------------------------------------------------------------------
 
 
