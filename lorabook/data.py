@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .configs import short
-from .errors import InputError
+from .errors import InputError, check_integer
 from .io import fingerprint
 from .labels import in_order, named_labels
 from .tables import number_in, table_rows
@@ -188,9 +188,8 @@ class Batches:
     """
 
     def __init__(self, x, y, batch_size, seed=0):
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or not 1 <= batch_size <= len(x):
-            raise InputError(f"batch_size must be an integer from 1 to the {len(x)} training rows; got {batch_size!r}")
-        self.x, self.y, self.batch_size, self.seed = x, y, batch_size, seed
+        self.batch_size = check_integer("batch_size", batch_size, 1, len(x), f"the {len(x)} training rows")
+        self.x, self.y, self.seed = x, y, seed
         self._epoch, self._order = None, None
 
     @property

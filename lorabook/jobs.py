@@ -117,7 +117,8 @@ def make_job(
         base, task = _digits(data, seed)
         config = load_adapter(adapter, base) if adapter else None
         kept = task.validation() if validate else task
-        batches = Batches(kept.x_train, kept.y_train, batch_size or batch_size_for(model, len(kept.x_train)), seed)
+        size = batch_size_for(model, len(kept.x_train)) if batch_size is None else batch_size
+        batches = Batches(kept.x_train, kept.y_train, size, seed)
         held_out = [(kept.x_test, kept.y_test)] if validate else None
         names = [str(i) for i in range(10)]
         return Job(base, batches, [(task.x_test, task.y_test)], names, None, (), None, (), held_out, config)
@@ -132,7 +133,8 @@ def make_job(
     if validate or eval_data:
         rows["validation"] = (_texts(eval_data, encoding, split=False, names=task.names) if eval_data else kept).test
     base = source.load(task.names, max_length, seed)
-    batches = TextBatches(kept.train, base.about.tokenizer, batch_size or batch_size_for(model, len(kept.train)), seed)
+    size = batch_size_for(model, len(kept.train)) if batch_size is None else batch_size
+    batches = TextBatches(kept.train, base.about.tokenizer, size, seed)
     whole = {name: _all(own, base.about.tokenizer) for name, own in rows.items()}
     check_input(base, batches.ids + [x for own in whole.values() for x, _ in own])
     notes = tuple(filter(None, (*task.notes, batches.cut_note())))

@@ -19,7 +19,7 @@ from threadpoolctl import ThreadpoolController, threadpool_limits
 
 from .adapters.lora import shared_weights
 from .backend import array_namespace
-from .errors import InputError
+from .errors import InputError, check_integer
 from .layers import add_grads
 
 SHARD_TOKENS = 512  # what one thread computes at a time: enough for full speed of the products, little enough to cache
@@ -61,10 +61,8 @@ class Workers:
 
     def __init__(self, n=None):
         """n: number of threads; default: one a core."""
-        n = cores() if n is None else n
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise InputError(f"workers must be an integer of at least 1; got {n!r}")
-        self.n, self._stack, self._pool, self._process = n, contextlib.ExitStack(), None, None
+        self.n = cores() if n is None else check_integer("workers", n)
+        self._stack, self._pool, self._process = contextlib.ExitStack(), None, None
 
     def __enter__(self):
         self._process = os.getpid()

@@ -10,7 +10,7 @@ import numpy as np
 
 from .attention import PADDING
 from .configs import short
-from .errors import FormatError, InputError
+from .errors import FormatError, InputError, check_integer
 from .io import fingerprint
 from .labels import alike, in_order, named_labels
 from .tables import read_table
@@ -191,8 +191,7 @@ class TextBatches:
 
     def __init__(self, rows, tokenizer, batch_size, seed=0, pool=50):
         """rows: [(text, label)]."""
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or not 1 <= batch_size <= len(rows):
-            raise InputError(f"batch_size must be an integer from 1 to the {len(rows)} texts; got {batch_size!r}")
+        self.batch_size = check_integer("batch_size", batch_size, 1, len(rows), f"the {len(rows)} texts")
         encodings = encode(tokenizer, [text for text, _ in rows])
         self.ids = [np.array(e.ids, np.int64) for e in encodings]
         self.lengths = np.array([[_tokens(e), sum(map(_tokens, e.overflowing))] for e in encodings])  # kept, cut off
@@ -200,7 +199,7 @@ class TextBatches:
         if empty := [text for (text, _), ids in zip(rows, self.ids, strict=True) if not len(ids)]:
             raise InputError(f"the tokenizer finds no token in {empty[0]!r}; drop that row")
         self.labels = np.array([label for _, label in rows], np.int64)
-        self.batch_size, self.seed, self.pool = batch_size, seed, pool
+        self.seed, self.pool = seed, pool
         self._epoch, self._batches = None, None
 
     @property

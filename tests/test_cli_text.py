@@ -274,7 +274,7 @@ def test_merge_of_a_classifier_that_is_none(assert_refused, model, tmp_path, sha
         (["--max-length", 9, "--batch-size", 49], "batch_size must be an integer from 1 to the 48 texts; got 49"),
         (["--max-length", 9, "--r", 37], "r must be at most 36, the number of weights of bert.encoder"),
         (["--max-length", 9, "--target-modules", "querry"], "target module 'querry' matches no linear layer"),
-        (["--max-length", 9, "--lr", "nan"], "lr must be a finite number"),
+        (["--max-length", 9, "--lr", "nan"], "--lr: expected a finite number; got 'nan'"),
     ],
     ids=str,
 )

@@ -237,6 +237,7 @@ def test_integers_of_numpy_are_integers(tmp_path, batches, kind):
     integers = {"epochs": 2, "warmup": 3, "seed": 5, "checkpoint_every": 4, "read_every": 2}
     expected = train(one, batches, AdamW(1e-2), checkpoint=tmp_path / "one", **integers)
     integers = {name: kind(value) for name, value in integers.items()}
+    batches, integers["workers"] = Batches(batches.x, batches.y, kind(8), seed=1), kind(1)
     assert train(two, batches, AdamW(np.float64(1e-2)), checkpoint=tmp_path / "two", **integers) == expected
     assert state(one) == state(two)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
