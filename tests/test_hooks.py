@@ -28,9 +28,9 @@ def batches(rng):
 def placed(put):
     """A model with its parameters on the second device, where the library has one."""
 
-    def model():
+    def model(r=2):
         network = MLP((D, 8, K), rng=np.random.default_rng(0))
-        inject(network, LoRAConfig(r=2, lora_dropout=0.3), np.random.default_rng(1))
+        inject(network, LoRAConfig(r=r, lora_dropout=0.3), np.random.default_rng(1))
         return move(network, put)
 
     return model
@@ -136,7 +136,7 @@ def test_resume_of_a_finished_run_gives_the_best_again(tmp_path, placed, batches
 
 def test_one_evaluation_serves_two_runs(placed, batches):
     hook = Evaluation(planned([0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, *LOSSES]), 3, keep="best")
-    first, second, apart = placed(), placed(), placed()
+    first, second, apart = placed(r=3), placed(), placed()
     train(first, batches, AdamW(1e-1), hooks=[hook], **OPTIONS)
     train(second, batches, AdamW(1e-2), hooks=[hook], **OPTIONS)
     train(apart, batches, AdamW(1e-2), hooks=[Evaluation(planned(), 3, keep="best")], **OPTIONS)

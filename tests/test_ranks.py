@@ -114,6 +114,18 @@ def test_ranks_make_the_files_of_one_process_and_print_once(train, whole, tmp_pa
 
 
 @on_ranks
+def test_ranks_keep_the_best_as_one_process_does(train, run, tmp_path):
+    options = ["--epochs", 4, "--batch-size", 90, "--max-length", 9, "--r", 2, "--lr", 0.3, "--keep", "best"]
+    options += ["--eval-every", 3, "--checkpoint-every", 5]
+    out, _ = distributed(2, train(tmp_path / "two", "--json", options=options))
+    assert run(*train(tmp_path / "one", options=options))[0] == 0
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+    result = json.loads(out)
+    assert result["kept_step"] < result["steps"], "the last is the best: no test"
+    assert sum(row["eval_loss"] is not None for row in read_csv(tmp_path / "two" / "history.csv")) > 3
+
+
+@on_ranks
 def test_the_bytes_of_a_step_are_printed(train, tmp_path):
     out, _ = distributed(2, train(tmp_path))
     assert out.count("test accuracy") == 1

@@ -111,37 +111,45 @@ def _run(args, workers, held):
     if workers.first:  # before anything else that could fail
         save_adapter(out, model, plan.config, args.model, job.task_type, job.labels, job.max_length)
         write_csv(out / "history.csv", history, args.command_line, plan.notes)
-    before, after = plan.before.result, evaluate(model, job.test, workers, progress=True)
-    notes = [*plan.notes, *filter(None, [hardly_learned(history, job.batches)])]
+    after = evaluate(model, job.test, workers, progress=True)
+    short = hardly_learned(history, job.batches)
+    if short:
+        print(f"note: {short}", file=sys.stderr)
+    result, text = _report(plan, len(history), after, out)
+    result["notes"] = [*plan.notes, *filter(None, [short])]
+    if args.distributed:
+        result["traffic"] = workers.traffic(model)
+        text += f"\n\n{_traffic(result['traffic'])}"
+    return result, text
+
+
+def _report(plan, steps, after, out):
+    """(the result for --json, the text) of a run; after: loss and accuracy on the test rows at its end."""
+    model, before = plan.job.model, plan.before.result
     result = {
         "test_loss": {"before": before[0], "after": after[0]},
         "test_accuracy": {"before": before[1], "after": after[1]},
-        "steps": len(history),
-        "kept_step": len(history),
+        "steps": steps,
+        "kept_step": steps,
         "memory": memory_table(model),
         "adapter_sha256": fingerprint(model.trainable_params()),
-        "notes": notes,
         "out": str(out),
     }
-    text = (
-        f"test loss      {before[0]:.4f} -> {after[0]:.4f} nats\n"
-        f"test accuracy  {100 * before[1]:.1f} -> {100 * after[1]:.1f} %\n\n"
-    )
+    kept = ""
     if plan.evaluation and plan.evaluation.keep == "best":
         step, loss, accuracy = plan.evaluation.best
         result["kept_step"] = step + 1
-        best = f"loss {loss:.4f} nats and {100 * accuracy:.1f} % right on the validation rows"
-        text += f"kept the weights after step {step + 1} of {len(history)}, the best:\n{best}\n\n"
-    text += (
+        kept = (
+            f"kept the weights after step {step + 1} of {steps}, the best on the\n"
+            f"validation rows: loss {loss:.4f} nats, {100 * accuracy:.1f} % right\n\n"
+        )
+    text = (
+        f"test loss      {before[0]:.4f} -> {after[0]:.4f} nats\n"
+        f"test accuracy  {100 * before[1]:.1f} -> {100 * after[1]:.1f} %\n\n{kept}"
         f"Memory by arithmetic, without activations:\n{_memory(result['memory'])}\n\n"
         f"wrote {out}: adapter_model.safetensors, adapter_config.json,\n"
         "      lorabook.json, history.csv, checkpoint.safetensors"
     )
-    if args.distributed:
-        result["traffic"] = workers.traffic(model)
-        text += f"\n\n{_traffic(result['traffic'])}"
-    for line in notes[len(plan.notes) :]:
-        print(f"note: {line}", file=sys.stderr)
     return result, text
 
 
