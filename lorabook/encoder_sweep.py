@@ -9,7 +9,7 @@ of the model that it was trained from. Its truncations keep everything else of i
 """
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +60,7 @@ class Encoder:
         self._last = self._problem(seed)
         if base is not None:
             self._tuned = self._fine_tuned(self._last)
-            self._last = self._problem(seed)
+            self._last = replace(self._last, tuned=self._tuned)
 
     def __call__(self, seed, validation=False):
         if self._last.seed != seed:
