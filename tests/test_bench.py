@@ -432,12 +432,12 @@ def test_a_larger_model_has_a_batch_of_its_own(monkeypatch):
 @pytest.mark.parametrize(
     ("what", "argv", "message"),
     [
-        ("step", ["--runs", "0"], "--runs must be at least 1; got 0"),
-        ("step", ["--batch-size", "-1"], "--batch-size must be at least 1; got -1"),
+        ("step", ["--runs", "0"], "argument --runs: expected an integer from 1 to 1000000000; got '0'"),
+        ("step", ["--batch-size", "-1"], "argument --batch-size: expected an integer from 1 to 1000000000; got '-1'"),
         ("step", ["--seq-len", "10"], "--seq-len must be at most 9, the positions of"),
         ("step", ["--target-modules", "nothing"], "matches no linear layer"),
         ("gemm", ["--target-modules", "nothing"], "matches no linear layer"),
-        ("step", ["--r", "99"], "the lorabook side cannot run: r must be an integer from 1 to 6"),
+        ("step", ["--r", "99"], "the lorabook side cannot run: r must be at most 36"),
         ("step", ["--tf32"], "it needs --backend cupy"),
         ("step", ["--out", "numbers.txt"], "--out must be a file whose name ends in .csv; got numbers.txt"),
         ("step", ["--jobs", "2"], "bench step has no option --jobs"),
@@ -460,7 +460,7 @@ def test_bad_input(run, model, what, argv, message):
     [
         (["--jobs", "1"], "2 processes or more, once or more; got 1, 3"),
         (["--ranks", "999"], "rank 999 is larger"),
-        (["--seeds", "0"], "at least one seed"),
+        (["--seeds", "0"], "argument --seeds: expected an integer from 1 to 1000; got '0'"),
     ],
 )
 def test_bad_input_of_the_sweep(run, argv, message):

@@ -20,7 +20,7 @@ def write_task(tmp_path, **sizes):
         array[...] = name.endswith("LayerNorm.weight")
         array += 0.4 * np.random.default_rng(0).standard_normal(array.shape)
     model = write_bert(tmp_path / "model", network, tensors={"classifier.weight": None, "classifier.bias": None})
-    lines = [f"{('good fine', 'bad poor')[i % 2]},{'np'[i % 2]}" for i in range(48)]
+    lines = [f"{('good fine', 'bad poor')[i % 2]}{' film' * (i // 8)},{'np'[i % 2]}" for i in range(48)]
     (tmp_path / "data.csv").write_text("\n".join(["text,label", *lines]))
     return reviews.Task(str(model), str(tmp_path / "data.csv"), 4, 9)
 
