@@ -36,13 +36,17 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor in a file: its shape is known, its numbers are still there. dtype: the format's word; start: byte."""
+    """A tensor in a file: its shape is known, its numbers are still there.
+
+    dtype: the format's word. start: its first byte. stamp: of the file when its header was read, see `_stamp`.
+    """
 
     path: Path
     name: str
     dtype: str
     shape: tuple
     start: int
+    stamp: tuple
 
     @property
     def floating(self):
@@ -61,12 +65,13 @@ class Tensor:
         try:
             array = np.empty(self.shape, DTYPES[self.dtype])
             with open(self.path, "rb") as file:
+                same = _stamp(file) == self.stamp
                 file.seek(self.start)
                 count = file.readinto(array.reshape(-1).view("u1"))
         except (OSError, MemoryError) as error:
             raise InputError(f"cannot read tensor {self.name} {self.shape} of {self.path}: {error}") from None
-        if count != array.nbytes:
-            raise FormatError(f"{self.path} became shorter while it was read")
+        if not same or count != array.nbytes:  # a run may have put another file in its place
+            raise FormatError(f"{self.path} has changed while it was read; try again when no run writes to it")
         if self.dtype == "BF16":
             array = (array.astype("u4") << 16).view("f4")
         if dtype is not None:
@@ -109,12 +114,13 @@ def read_header(path):
         if path.exists() and not path.is_file():
             raise InputError(f"cannot read {path}: not a file")
         with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
+            stamp = _stamp(file)
+            size = stamp[-1]
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(size - 8, HEADER):
                 raise ValueError(f"a header of {length:,} bytes is promised in a file of {size:,}")
             header = parse_json(file.read(length))
-        return _checked(path, header, 8 + length, size)
+        return _checked(path, header, 8 + length, stamp)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     except InputError:
@@ -126,7 +132,13 @@ def read_header(path):
         ) from None
 
 
-def _checked(path, header, start, size):
+def _stamp(file):
+    """What tells an open file from one that took its place, and from itself once it is written to; its size last."""
+    info = os.fstat(file.fileno())
+    return info.st_dev, info.st_ino, info.st_mtime_ns, info.st_size
+
+
+def _checked(path, header, start, stamp):
     if not isinstance(header, dict):
         raise ValueError("the header is no object")
     metadata = header.pop("__metadata__", {})
@@ -149,8 +161,8 @@ def _checked(path, header, start, size):
         if offsets[1] - offsets[0] != math.prod(shape) * itemsize:
             raise ValueError(f"data_offsets {offsets} of tensor {name} do not fit {dtype} of shape {shape}")
         spans.append((*offsets, name))
-        tensors[name] = Tensor(path, name, dtype, tuple(shape), start + offsets[0])
-    end = 0
+        tensors[name] = Tensor(path, name, dtype, tuple(shape), start + offsets[0], stamp)
+    end, size = 0, stamp[-1]
     for first, last, name in sorted(spans):
         if first != end:
             raise ValueError(f"tensor {name} begins at byte {first} of the data; expected {end}")

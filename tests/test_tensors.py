@@ -164,11 +164,20 @@ def test_a_file_cut_short_meanwhile(tmp_path):
     io.write_safetensors(tmp_path / "x.safetensors", {"w": np.ones(9)})
     found, _ = read_header(tmp_path / "x.safetensors")
     os.truncate(tmp_path / "x.safetensors", os.path.getsize(tmp_path / "x.safetensors") - 1)
-    with pytest.raises(FormatError, match="became shorter"):
+    with pytest.raises(FormatError, match="has changed while it was read"):
         found["w"].read()
 
 
 # ---- numbers that are none -------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_another_took_the_place_of_meanwhile(tmp_path):
+    path = tmp_path / "m.safetensors"
+    io.write_safetensors(path, {"a": np.zeros(4, "f4")})
+    tensors, _ = read_header(path)
+    io.write_safetensors(path, {"a": np.ones(4, "f4")})  # as long, and well formed: numbers of two files would mix
+    with pytest.raises(FormatError, match=r"m.safetensors has changed while it was read; try again"):
+        tensors["a"].read()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
