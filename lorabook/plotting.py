@@ -15,7 +15,7 @@ from .tables import median_by
 STYLE = Path(__file__).with_name("lorabook.mplstyle")
 PALETTE = {"lora": "#D55E00", "svd": "#0072B2", "activation_svd": "#009E73", "full": "#000000"}
 MARKERS = {"lora": "o", "svd": "s", "activation_svd": "^", "full": ""}
-LABELS = {"lora": "LoRA, trained", "svd": "SVD truncation", "activation_svd": "activation-aware"}
+LABELS = {"lora": "LoRA, trained", "svd": "SVD truncation", "activation_svd": "activation_svd"}
 
 
 def styled(plot):

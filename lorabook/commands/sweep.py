@@ -235,6 +235,7 @@ def _reading(args):
     if args.model:
         lines += ["numbers: the head's too, which trains in every method; truncations have that of full."]
     lines += [
+        "svd, activation_svd: truncations of the full update, the second activation-aware: it weighs by the inputs.",
         "weight err: distance to the full update, relative; for svd the lower bound.",
         "minus full: points of accuracy, against full fine-tuning on the same rows; mean +- standard error.",
         "seconds: of one training, or of the SVDs that give every rank at once.",
