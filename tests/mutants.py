@@ -4,16 +4,20 @@ MUTANTS: {test module that has to notice: {function: [(name of the slip, fragmen
 fragment occurs exactly once in the function.
 """
 
+import atexit
 import contextlib
 import functools
 import importlib
 import inspect
 import itertools
 import pkgutil
+import shutil
 import sys
+import tempfile
 import textwrap
 import threading
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -728,8 +732,10 @@ MUTANTS = {
             ("BLAS and threads stay", "self._stack.__exit__(*error)", "pass"),
         ],
         "parallel:Workers.__init__": [
-            ("True is a number", "isinstance(n, bool) or", ""),
-            ("no workers", "n < 1", "n < 0"),
+            ("no workers", 'check_integer("workers", n)', 'check_integer("workers", n, 0)'),
+        ],
+        "errors:check_integer": [
+            ("True is a number", "isinstance(value, bool)", "False"),
         ],
         "models.classifier:Classifier.count": [
             ("every label", "target >= 0", "target >= -100"),
@@ -765,6 +771,146 @@ MUTANTS = {
         "metrics:Report.recall.fget": [("precision", "self.counts", "self.predicted")],
         "metrics:Report.f1.fget": [("without the 2", "2 * np.diag", "np.diag")],
         "metrics:Report.accuracy.fget": [("mean recall", "np.trace(self.confusion) / self.rows", "self.recall.mean()")],
+    },
+    "test_labels": {
+        "labels:label_name": [
+            ("blanks count", "value.strip()", "value.strip() and value"),
+            ("1.0 is not 1", "value = int(value)", "pass"),
+        ],
+        "labels:named_labels": [
+            ("1 and 1.0 are two labels", "!= label:", "!= label and False:"),
+        ],
+        "labels:in_order": [
+            ("numbers as text", "if None in numbers.values()", "if True"),
+            ("in the order they come in", "sorted({*names})", "[*dict.fromkeys(names)]"),
+        ],
+    },
+    "test_text": {
+        "text:_numbered": [
+            ("numbered as they come", "in_order(labels)", "[*dict.fromkeys(labels)]"),
+        ],
+        "text:_hash": [
+            ("line ends count", '" ".join(text.split())', "text"),
+        ],
+        "text:_tested": [
+            ("a class without test rows", "tested.add(min(movable))", "pass"),
+            ("a class without training rows", "tested.discard(max(movable))", "pass"),
+        ],
+        "text:TextTask.split.__func__": [
+            ("test rows trained on", " if hashes[i] not in tested]", "]"),
+        ],
+        "text:TextTask.validation": [
+            ("chosen as the test rows were", 'f"validation {text}"', "text"),
+        ],
+        "text:TextTask.numbered": [
+            ("numbers of the file's own", "(text, number[label])", "(text, label)"),
+        ],
+    },
+    "test_data": {
+        "data:_standardised": [
+            ("test rows by their own mean", "(x - mean)", "(x - x.mean(axis=0))"),
+            ("test rows from their own first", "test - train[0]", "test - test[0]"),
+            ("rounding scaled up", "scale[~varies] = 1", "varies[:] = True"),
+        ],
+        "data:csv_task": [
+            ("numbers as text", "in_order(labels)", "sorted({*labels})"),
+        ],
+    },
+    "test_pretrained": {
+        "models.pretrained:label_names": [
+            ("in the order of the file", "[names[str(i)] for i in range(len(names))]", "[*names.values()]"),
+            ("10 before 2", "[names[str(i)] for i in range(len(names))]", "[names[i] for i in sorted(names)]"),
+        ],
+    },
+    "test_adapter_formats": {
+        "adapter_formats:_read_mlx": [
+            ("factors not transposed", "array.T", "array"),
+            ("factors reshaped", "array.T", "array.reshape(array.T.shape)"),
+            ("scale for alpha", 'parameters["scale"] * r', 'parameters["scale"]'),
+        ],
+    },
+    "test_low_rank": {
+        "low_rank:rank_errors": [
+            ("squares underflow", "largest * np.sqrt(np.cumsum((s / (largest or 1))", "np.sqrt(np.cumsum((s)"),
+            ("in units of the largest", "largest * np.sqrt", "np.sqrt"),
+            ("what is kept", "[::-1] ** 2)[::-1]", " ** 2)"),
+        ],
+        "low_rank:truncate_for_inputs": [
+            ("errors without the units of R", "* w * x", "* w"),
+        ],
+        "low_rank:stable_rank": [
+            ("norms, not squares", "(s / largest) ** 2", "s / largest"),
+        ],
+        "low_rank:activation_factor": [
+            ("the last batch alone", "X if R is None else xp.concat([R, X], axis=0)", "X"),
+        ],
+    },
+    "test_spectra": {
+        "spectra:spectrum": [
+            ("of the weights, not the outputs", "output_errors(W, R)", "rank_errors(s)"),
+            ("in the unit of the weights", ", plain[0])", ", rank_errors(s)[0])"),
+        ],
+        "spectra:_relative": [
+            ("zeros by zero", " if unit else np.zeros_like(errors)", ""),
+        ],
+        "spectra:most_compressible": [
+            ("by the rank, whatever the size", ' / min(row["shape"])', ""),
+            ("zeros first", 'not row["rank_90"], ', ""),
+        ],
+    },
+    "test_hooks": {
+        "hooks:Evaluation.after_step": [
+            ("the last of equals", "loss < self.best[1]", "loss <= self.best[1]"),
+            ("the best weights stay zeros", "array[...] = params", "_ = params"),
+        ],
+        "hooks:Evaluation.start": [
+            ("the best forgotten by a resume", "min(past, key=lambda row: row[1], default=None)", "None"),
+        ],
+        "hooks:Evaluation.finish": [
+            ("the last weights", "params[name][...] = array", "pass"),
+        ],
+        "resume:live": [
+            ("the best weights not in the checkpoint", " | hooks.arrays(params)", ""),
+        ],
+    },
+    "test_sweep": {
+        "sweep:against_full": [
+            ("minus the last seed", 'full[row["seed"]]', "[*full.values()][-1]"),
+        ],
+        "sweep:mean_and_error": [
+            ("standard deviation", " / math.sqrt(n)) if", ") if"),
+        ],
+        "sweep:Setting.recipe": [
+            ("nearest by difference", "abs(math.log(k / r))", "abs(k - r)"),
+        ],
+        "rank_rows:start": [
+            ("PEFT's scaling always", "use_rslora=recipe.use_rslora", "use_rslora=False"),
+        ],
+    },
+    "test_encoder_sweep": {
+        "rank_rows:relative_error": [
+            (
+                "the last matrix alone",
+                "np.sum(w**2) for w in want.values()",
+                "np.sum(w**2) for w in [w for w in want.values()][-1:]",
+            ),
+        ],
+        "rank_rows:truncation_rows": [
+            ("the head of the base", "_put(rest, model)", "pass"),
+            ("the head not counted", "params + count(rest)", "params"),
+        ],
+        "encoder_sweep:_Tap.fold": [
+            ("the last inputs alone", "[] if self.R is None else [self.R]", "[]"),
+        ],
+    },
+    "test_predict": {
+        "predictions:_probabilities": [
+            ("in the order of their lengths", "y[rows] = own", "y[:] = np.concatenate(logits)"),
+            ("softmax over the texts", "y / y.sum(axis=1, keepdims=True)", "y / y.sum(axis=0, keepdims=True)"),
+        ],
+        "predictions:Prediction.of.__func__": [
+            ("the last of equals", "int(row.argmax())", "int(len(row) - 1 - row[::-1].argmax())"),
+        ],
     },
     "test_backend": {
         "backend:normal_cdf": [
@@ -854,11 +1000,24 @@ FAILURES = (AssertionError, TypeError, ValueError, LookupError, ArithmeticError,
 FAILURES += (pytest.fail.Exception,)
 
 
-FIXTURES = {  # on NumPy
+FIXTURES = {  # on NumPy; a module's own are made of these
     "xp": lambda: np,
     "put": lambda: lambda host, dtype=None: np.array(host, dtype),
     "rng": lambda: np.random.default_rng(0),
+    "monkeypatch": pytest.MonkeyPatch,
+    "tmp_path": lambda: Path(tempfile.mkdtemp(dir=folder())),
+    "tmp_path_factory": lambda: types.SimpleNamespace(mktemp=lambda name: FIXTURES["tmp_path"]()),
 }
+SHARED = {}  # {(module, name): (value, code that ran)} of fixtures with a scope
+RECORDS = []  # sets that get the code of every function that is called
+
+
+@functools.cache
+def folder():
+    """For all that the tests write; it goes when the process ends."""
+    path = tempfile.mkdtemp(prefix="lorabook-")
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
 
 
 def function_at(target):
@@ -882,16 +1041,16 @@ def applied(target, fragment, replacement):
 
 @functools.cache
 def tests_of(module):
-    """[(name, call)]: the module's tests that need no other fixture than FIXTURES, with every set of parameters."""
-    tests = []
-    for name, function in vars(importlib.import_module(module)).items():
+    """[(name, call)]: the module's tests whose fixtures can be made here, with every set of parameters."""
+    tests, own = [], vars(importlib.import_module(module))
+    for name, function in own.items():
         if name.startswith("test_"):
             marks = [mark.args for mark in getattr(function, "pytestmark", ()) if mark.name == "parametrize"]
             for sets in itertools.product(*(_parameters(*args) for args in marks)):
                 parameters = {k: v for s in sets for k, v in s.items()}
                 needed = inspect.signature(function).parameters.keys() - parameters.keys()
-                if needed <= FIXTURES.keys():
-                    tests.append((name, functools.partial(_call, function, parameters, needed)))
+                if all(_can_be_made(fixture, own) for fixture in needed):
+                    tests.append((name, functools.partial(_call, module, function, parameters, needed)))
     return tests
 
 
@@ -900,8 +1059,39 @@ def _parameters(names, values):
     return [dict(zip(names, value if len(names) > 1 else [value], strict=True)) for value in values]
 
 
-def _call(function, parameters, needed):
-    function(**parameters, **{name: FIXTURES[name]() for name in needed})
+def _call(module, function, parameters, needed):
+    made = {}
+    try:
+        function(**parameters, **{name: _value(name, module, made) for name in needed})
+    finally:
+        if "monkeypatch" in made:
+            made["monkeypatch"].undo()
+
+
+def _can_be_made(name, own):
+    function = inspect.unwrap(own.get(name))
+    if name in FIXTURES or function is own.get(name) or inspect.isgeneratorfunction(function):
+        return name in FIXTURES
+    return all(_can_be_made(needed, own) for needed in inspect.signature(function).parameters)
+
+
+def _value(name, module, made):
+    """What a fixture gives in one test. made: {name: value} of those that the test has already."""
+    function = FIXTURES.get(name) or inspect.unwrap(vars(importlib.import_module(module))[name])
+    if name not in FIXTURES and "scope=" in inspect.getsource(function).partition("def ")[0]:
+        if (module, name) not in SHARED:
+            with _recorded() as ran:
+                SHARED[module, name] = _made(function, module, made), ran
+        made[name], ran = SHARED[module, name]
+        for record in RECORDS:
+            record |= ran
+    elif name not in made:
+        made[name] = _made(function, module, made)
+    return made[name]
+
+
+def _made(function, module, made):
+    return function(**{name: _value(name, module, made) for name in inspect.signature(function).parameters})
 
 
 @functools.cache
@@ -909,37 +1099,53 @@ def unmutated(module):
     """[(name, call, code that ran)] of the module's tests, which all pass: what one of them raises, this raises."""
     runs = []
     for name, call in tests_of(module):
-        ran = set()
-        with _profiled(lambda frame, event, _, ran=ran: ran.add(frame.f_code) if event == "call" else None):
+        with _recorded() as ran:
             call()
         runs.append((name, call, ran))
     return runs
 
 
 @contextlib.contextmanager
-def _profiled(note):
-    """Tell `note` of every call, here and in the threads that are started meanwhile."""
-    before = sys.getprofile()
-    threading.setprofile(note)
-    sys.setprofile(note)
+def _recorded():
+    """The set of all code that runs meanwhile, here and in the threads that are started."""
+    ran, before = set(), sys.getprofile()
+    RECORDS.append(ran)
+    threading.setprofile(_record)
+    sys.setprofile(_record)
     try:
-        yield
+        yield ran
     finally:
+        RECORDS.pop()
         sys.setprofile(before)
-        threading.setprofile(None)
+        threading.setprofile(_record if RECORDS else None)
+
+
+def _record(frame, event, argument):
+    if event == "call":
+        for ran in RECORDS:
+            ran.add(frame.f_code)
 
 
 def noticed(module, target, fragment, replacement):
     """Name of the first test of the module that fails with this slip in the target; None if all pass.
 
-    Only those are run in which the target ran without the slip: the others cannot notice.
+    Only those are run in which the target ran without the slip: the others cannot notice. What tests share is made
+    again, with the slip, if the target ran for it.
     """
     code = function_at(target).__code__
     tests = [(name, call) for name, call, ran in unmutated(module) if code in ran]
-    with applied(target, fragment, replacement):
-        for name, call in tests:
-            try:
-                call()
-            except FAILURES:
-                return name
+    without_slip = dict(SHARED)
+    for fixture, (_, ran) in without_slip.items():
+        if code in ran:
+            del SHARED[fixture]
+    try:
+        with applied(target, fragment, replacement):
+            for name, call in tests:
+                try:
+                    call()
+                except FAILURES:
+                    return name
+    finally:
+        SHARED.clear()
+        SHARED.update(without_slip)
     return None

@@ -16,7 +16,7 @@ def test_mutant_is_caught(name):
 
 @pytest.mark.parametrize("module", mutants.MUTANTS)
 def test_unmutated_code_passes(module):
-    assert len(mutants.unmutated(module)) > 20  # and none of them raised anything
+    assert len(mutants.unmutated(module)) > 7  # and none of them raised anything
 
 
 def test_original_comes_back_after_a_failure():

@@ -112,6 +112,11 @@ def test_answers_are_the_softmax_of_the_logits(model):
         assert answer.probability == answer.probabilities[answer.label] == max(answer.probabilities.values())
 
 
+def test_of_equal_probabilities_the_first_label_is_taken():
+    answer = Prediction.of(["a", "b", "c"], np.array([0.2, 0.4, 0.4]))
+    assert answer == Prediction("b", 0.4, {"a": 0.2, "b": 0.4, "c": 0.4})
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_text_alone_and_in_any_batch_has_the_same_answer(model, batch_size, workers):

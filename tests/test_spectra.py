@@ -50,6 +50,13 @@ def test_tables_and_zeros_are_not_what_a_picture_shows_first(rng):
     assert most_compressible([spectrum(name, W)[1] for name, W in matrices.items()]) == "layer.1.query.weight"
 
 
+def test_the_most_compressible_layer_needs_the_least_share_of_its_rank():
+    small, large = np.diag([1.0, 1, 0]), np.diag([1.0] * 5 + [0.0] * 15)  # 2 of 3 directions, 5 of 20
+    summaries = [spectrum("small", small)[1], spectrum("large", large)[1]]
+    assert [row["rank_90"] for row in summaries] == [2, 5]
+    assert most_compressible(summaries) == "large"
+
+
 def test_a_layer_is_found_by_any_end_of_its_printed_name():
     names = ["encoder.layer.0.self.query.weight", "encoder.layer.10.self.query.weight", "fc.weight"]
     for wanted in (names[0], "layer.0.self.query.weight", "layer.0.self.query", "encoder.layer.0.self.query"):
