@@ -1044,9 +1044,10 @@ def tests_of(module):
     """[(name, call)]: the module's tests whose fixtures can be made here, with every set of parameters."""
     tests, own = [], vars(importlib.import_module(module))
     for name, function in own.items():
-        if name.startswith("test_"):
-            marks = [mark.args for mark in getattr(function, "pytestmark", ()) if mark.name == "parametrize"]
-            for sets in itertools.product(*(_parameters(*args) for args in marks)):
+        marks = getattr(function, "pytestmark", ())
+        if name.startswith("test_") and not any(mark.name == "skipif" and mark.args[0] for mark in marks):
+            sets_of = [_parameters(*mark.args) for mark in marks if mark.name == "parametrize"]
+            for sets in itertools.product(*sets_of):
                 parameters = {k: v for s in sets for k, v in s.items()}
                 needed = inspect.signature(function).parameters.keys() - parameters.keys()
                 if all(_can_be_made(fixture, own) for fixture in needed):
