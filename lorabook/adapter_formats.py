@@ -147,7 +147,7 @@ def _read_mlx(folder, options):
         raise FormatError(f"{path}: fine_tune_type is {short(kind)}; only 'lora' is implemented")
     parameters = options.get("lora_parameters")
     if not isinstance(parameters, dict) or (more := sorted(parameters.keys() - MLX_RULES.keys() - {"keys"})):
-        came = f"the unknown {', '.join(more)}" if isinstance(parameters, dict) else short(parameters)
+        came = f"the unknown {short(more)}" if isinstance(parameters, dict) else short(parameters)
         raise FormatError(f"{path}: lora_parameters must hold rank, scale, dropout and keys; got {came}")
     check_values(path, parameters, MLX_RULES)
     check_values(path, options, {"num_layers": optional(integer(-1))})

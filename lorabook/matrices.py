@@ -1,16 +1,25 @@
 """Matrices to look at, from wherever a reader has them: a model, a checkpoint, an adapter, two checkpoints, a table."""
 
+import math
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 
 from . import hub
 from .adapter_io import adapter_updates
+from .configs import short
 from .errors import FormatError, InputError
 from .tables import read_numbers
 from .weights import open_weights
 
+# What NumPy and zipfile raise for a file that is none of theirs.
+UNREADABLE = (
+    *(OSError, ValueError, EOFError, OverflowError, RuntimeError, SyntaxError, TypeError, KeyError, MemoryError),
+    *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
 EXPECTED = (
     "mlp-digits, minilm, a Hugging Face folder, a PEFT adapter folder, or a .safetensors, .npy, .npz, .csv or .tsv file"
 )
@@ -65,8 +74,8 @@ def read_matrix(path):
         raise InputError(f"{path}: expected a .npy file, as numpy.save writes it, or a .csv or .tsv file of numbers")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, OverflowError) as error:
-        raise FormatError(f"cannot read {path} as a .npy array: {error}") from None
+    except UNREADABLE as error:
+        raise FormatError(f"cannot read {path} as a .npy array: {short(error)}") from None
     if array.dtype.kind not in "fiu":
         raise InputError(f"{path} holds {array.dtype}; expected numbers")
     return array.astype("f8") if array.dtype.kind in "iu" else array
@@ -93,31 +102,34 @@ def _read_npz(path):
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
                 with archive.open(member) as file:
-                    version = np.lib.format.read_magic(file)
-                    read_header = getattr(np.lib.format, "read_array_header_{}_{}".format(*version), None)
-                    if read_header is None:
-                        raise FormatError(f"{path}: {member.filename} has format {version}; expected (1, 0) or (2, 0)")
-                    shape, _, dtype = read_header(file)
-                    promised = int(np.prod(shape, dtype=object)) * dtype.itemsize
-                    if dtype.hasobject or promised != member.file_size - file.tell():
-                        raise FormatError(
-                            f"{path}: {member.filename} does not hold the {promised} bytes of {dtype} that it promises"
-                        )
+                    _check_npy(file, member.file_size)
                 with archive.open(member) as file:
                     arrays[member.filename.removesuffix(".npy")] = np.lib.format.read_array(file, allow_pickle=False)
-    except FormatError:
-        raise
-    except (OSError, ValueError, EOFError, RuntimeError, OverflowError, zipfile.BadZipFile) as error:
-        raise FormatError(f"cannot read {path} as an .npz archive: {error}") from None
+    except UNREADABLE as error:
+        raise FormatError(f"cannot read {path} as an .npz archive: {short(error)}") from None
     return arrays
+
+
+def _check_npy(file, size):
+    """Raise ValueError unless the header of a .npy member of `size` bytes promises what follows it."""
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"its format is {version}; expected (1, 0) or (2, 0)")
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read_header(file)
+    promised = math.prod(shape) * dtype.itemsize
+    if dtype.hasobject or promised != size - file.tell():
+        raise ValueError(f"a member does not hold the {promised} bytes of {dtype} that it promises")
 
 
 def _two_dimensional(path, arrays):
     """Those of the arrays, or Tensors still in their file, that are matrices of floating-point numbers."""
     found = {n: W for n, W in arrays.items() if len(W.shape) == 2 and _floating(W)}
     if not found:
-        came = ", ".join(f"{n} ({W.dtype}, shape {W.shape})" for n, W in list(arrays.items())[:8])
-        raise InputError(f"{path} holds no matrix of floating-point numbers; found {came or 'nothing'}")
+        came = [f"{n} ({W.dtype}, shape {W.shape})" for n, W in list(arrays.items())[:8]]
+        raise InputError(
+            f"{path} holds no matrix of floating-point numbers; found {short(came) if came else 'nothing'}"
+        )
     return found
 
 

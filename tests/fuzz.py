@@ -6,6 +6,7 @@ one such file and reads it.
 
 import contextlib
 import functools
+import io as std_io
 import json
 import signal
 import tempfile
@@ -261,6 +262,22 @@ def our_csv(rng):
     return damaged(rng, f"# lorabook sweep\n# python 3\nmethod,r,seed,loss\n{rows}".encode())
 
 
+def array_file(rng, archive):
+    """A .npy file, or an .npz archive of two, of any dtype, with a header that may lie; or damaged."""
+    out, kind = std_io.BytesIO(), pick(rng, ("f2", "f4", "f8", "i4", "?", "c8", "O", "U3", "f4,i2"))
+    array = np.zeros(rng.integers(0, 4, rng.integers(4)), kind)
+    if archive:
+        np.savez(out, **{pick(rng, WORDS).replace("\0", "") or "a": array, "W": np.ones((3, 2))})
+    else:
+        np.save(out, array)
+    content = out.getvalue()
+    if rng.random() < 0.4:
+        content = content.replace(
+            b"'shape': (", b"'shape': (" + pick(rng, (b"9, ", b"99999999, ", b"-1, ", b"(), ", b"x"))
+        )
+    return damaged(rng, content) if rng.random() < 0.7 else content
+
+
 def read_whole(path):
     """As evaluate does."""
     return text.text_file(path, split=False)
@@ -362,6 +379,8 @@ GENERATORS = {
     "numbers_csv": Kind(numbers, data.csv_task, ".csv"),
     "numbers_jsonl": Kind(lambda rng: json_lines(rng, ("a", "label")), data.csv_task, ".jsonl"),
     "matrix_csv": Kind(lambda rng: numbers(rng, ("a", "b")), matrices.read_matrix, ".csv"),
+    "matrix_npy": Kind(lambda rng: array_file(rng, False), matrices.matrices_of, ".npy"),
+    "matrix_npz": Kind(lambda rng: array_file(rng, True), matrices.matrices_of, ".npz"),
     "predict_csv": Kind(table, predicted, ".csv"),
     "predict_txt": Kind(lambda rng: encoded(rng, "\n".join(pick(rng, WORDS) for _ in range(9))), predicted, ".txt"),
     "our_csv": Kind(our_csv, tables.read_csv, ".csv"),
