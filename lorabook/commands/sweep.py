@@ -240,4 +240,4 @@ def _reading(args):
         "minus full: points of accuracy, against full fine-tuning on the same rows; mean +- standard error.",
         "seconds: of one training, or of the SVDs that give every rank at once.",
     ]
-    return "\n".join(textwrap.fill(line, 79) for line in lines)
+    return "\n".join(textwrap.fill(line, 79, break_on_hyphens=False) for line in lines)
