@@ -107,7 +107,8 @@ def _run(args, argv):
     """What the command prints, in pieces; `args` is filled in as far as it gets."""
     if empty := [word for word in argv if word.startswith("--") and word.endswith("=--")]:
         raise InputError(f"{empty[0]!r} gives no value")  # argparse takes it for an empty list, whatever the option
-    parser().parse_args(argv or ["--help"], args)
+    if unknown := parser().parse_known_args(argv or ["--help"], args)[1]:
+        raise InputError(f"unrecognized arguments: {shlex.join(unknown)} (see lorabook {args.command} --help)")
     if (backend := getattr(args, "backend", BACKENDS[0])) not in BACKENDS:  # argparse lets defaults pass
         raise InputError(f"LORABOOK_BACKEND is {backend!r}; expected one of {', '.join(BACKENDS)}")
     args.command_line = printable(shlex.join(["lorabook", *_computation(argv)]))

@@ -173,11 +173,12 @@ def json_rows(lines, name):
         try:
             row = parse_json(line.strip())
         except json.JSONDecodeError as error:
-            raise FormatError(f"{name}, line {number} is not JSON: {error.msg} at column {error.colno}") from None
+            one = "; expected one object a line" if number == 1 and line.strip() in ("[", "{") else ""
+            raise FormatError(f"{name}, line {number} is not JSON: {error.msg} at column {error.colno}{one}") from None
         except UnicodeEncodeError:
             raise FormatError(f"{name}, line {number}: half of a surrogate pair, which is no character") from None
         except ValueError as error:
             raise FormatError(f"{name}, line {number} is not JSON: {short(error)}") from None
         if not isinstance(row, dict):
-            raise FormatError(f"{name}, line {number}: expected a JSON object; got {short(row)}")
+            raise FormatError(f"{name}, line {number}: expected a JSON object, one a line; got {short(row)}")
         yield number, row

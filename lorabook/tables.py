@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import math
+import re
 from array import array
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from .environment import summary
 from .errors import FormatError, InputError
 from .io import write_atomic
 from .labels import NUMBER
+from .notes import note
 from .readers import csv_rows, json_rows, numbered_lines, opened, tsv_rows
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 SEPARATED = {".csv": (csv_rows, ","), ".tsv": (tsv_rows, "\t")}
 FORMATS = (*SEPARATED, ".jsonl")
+NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
 SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 
 
@@ -42,7 +45,8 @@ def table_rows(path, columns, optional=(), encoding="utf-8", comments=None):
     columns: what every row must have. optional: what may be missing, and is None then; if this is None, every other
     column of the file, which all rows must have. Further columns are passed over. Cells are text; in JSON lines also
     numbers and truth values. In a header, blanks around a name do not count; two names that differ in blanks or
-    capitals alone are refused. comments: what the lines that are passed over at the top begin with.
+    capitals alone are refused. A row of empty cells is passed over. comments: what the lines begin with that
+    are passed over at the top.
     Raises InputError or FormatError with file, line, what came, and what to do.
     """
     if not is_table(path):
@@ -54,13 +58,16 @@ def table_rows(path, columns, optional=(), encoding="utf-8", comments=None):
 def read_numbers(path, encoding="utf-8"):
     """The matrix (rows, columns) of a .csv or .tsv file of numbers, float64; one line of names at its top is left out.
 
+    Names that are numbers, 0, 1, 2, ..., as pandas gives them to columns and rows, cannot be told from numbers: a note.
     Raises FormatError with file and line for a cell that is no finite number, and for rows of different lengths.
     """
     read, _ = SEPARATED[Path(path).suffix.lower()]
     numbers, width = array("d"), None
     with opened(path) as file:
         for line, cells in read(numbered_lines(file, path, encoding), path):
-            if width is None and not any(NUMBER.fullmatch(cell.strip()) for cell in cells):
+            if _empty(cells):
+                continue
+            if width is None and not any(NUMBER.fullmatch(c.strip()) or NOT_FINITE.fullmatch(c.strip()) for c in cells):
                 width = len(cells)
                 continue
             width = width or len(cells)
@@ -69,14 +76,27 @@ def read_numbers(path, encoding="utf-8"):
             numbers.extend(number_in(cell, f"{path}, line {line}") for cell in cells)
     if not numbers:
         raise FormatError(f"{path} holds no rows of numbers")
-    return np.frombuffer(numbers).reshape(-1, width)
+    matrix = np.frombuffer(numbers).reshape(-1, width)
+    if (matrix % 1).any():  # some are no integers
+        for place, own in (("the first row", matrix[0]), ("the first column", matrix[:, 0])):
+            if len(own) > 2 and (own == np.arange(len(own))).all():
+                note(f"{path}: {place} is 0, 1, 2, ..., read as numbers of the matrix; if they are names, remove it")
+    return matrix
+
+
+def _empty(cells):
+    """Whether a row is a line of separators alone, as spreadsheets write for rows that were cleared."""
+    return len(cells) > 1 and not any(cell.strip() for cell in cells)
 
 
 def number_in(cell, where):
     """The finite number in a cell; FormatError says where it is and what came."""
     text = str(cell).strip()
     if isinstance(cell, bool) or not NUMBER.fullmatch(text):
-        raise FormatError(f"{where}: expected a number such as 0.5; got {short(cell)}: drop that row or fill it in")
+        advice = "drop that row or fill it in"
+        if not isinstance(cell, bool) and any(separator in text for separator in SEPARATORS):
+            advice = "separate numbers by commas, in a .tsv file by tabs, and write decimals with a point"
+        raise FormatError(f"{where}: expected a number such as 0.5; got {short(cell)}: {advice}")
     if math.isinf(number := float(text)):
         raise FormatError(f"{where}: {short(cell)} is too large for a number of 64 bits")
     return number
@@ -118,6 +138,8 @@ def _under_header(rows, name, separator, columns, optional):
         raise FormatError(f"{name}, line {line}: {error}") from None
     missing = {column: None for column in optional or () if column not in places}
     for line, cells in rows:
+        if _empty(cells):
+            continue
         if len(cells) != len(header):
             came = f"{len(cells)} cell{'s' * (len(cells) > 1)}, beginning with {short(cells[0])}"
             hint = {",": "put a cell that has a comma in quotes", "\t": "a cell can hold neither tab nor line end"}

@@ -243,7 +243,7 @@ class TextBatches:
             return None
         return (
             f"{texts:,} of {len(self.ids):,} texts have more than {self.max_length} tokens and were cut, "
-            f"{100 * share:.2g} % of all tokens; --max-length sets the limit"
+            f"{100 * share:.{1 if share < 0.1 else 0}f} % of all tokens; --max-length sets the limit"
         )
 
     def first(self, share):

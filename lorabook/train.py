@@ -116,4 +116,4 @@ def _tell(epochs, batches, total, taken, resumed):
     if resumed is not None:
         print(f"no checkpoint in {Path(resumed).parent}: starting at step 0 of {total}", file=sys.stderr)
     rows = f"{batches.n:,} training rows in batches of {batches.batch_size}"
-    print(f"{total:,} steps: {rows}, {epochs} epochs of {len(batches)} steps", file=sys.stderr)
+    print(f"{total:,} steps: {rows}, {epochs} epoch{'s' * (epochs > 1)} of {len(batches)} steps", file=sys.stderr)

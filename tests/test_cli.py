@@ -193,6 +193,7 @@ BAD = [
     (["train", "mlp-digits", "digits", "--warmup", "-1"], "warmup"),
     (["train", "mlp-digits", "digits", "--max-grad-norm", "0"], "above 0; got '0'"),
     (["nonsense"], "invalid choice: 'nonsense'"),
+    (["sweep", "--runk", "4"], "lorabook sweep: unrecognized arguments: --runk 4 (see lorabook sweep --help)"),
     (["--json"], "COMMAND"),
     (["sweep", "--jobs", "0"], "from 1 to 1024, or -1; got '0'"),
     (["sweep", "--jobs", "2", "--scheduler", "tcp://localhost:8786"], "not allowed with argument --jobs"),

@@ -449,6 +449,15 @@ def test_options_that_do_not_fit(run, mine, texts, tmp_path):
     assert rows_of(texts.read_text())[0]["text"] == "good"
 
 
+def test_nothing_is_printed_of_texts_that_cannot_be_read(run, typed, mine, tmp_path):
+    (tmp_path / "x.csv").write_text("review\ngood\n")
+    for argv in ([tmp_path / "x.csv"], [tmp_path / "nothing.csv"], ["--text", "good", " "]):
+        code, out, err = run("predict", mine, *argv)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+    typed("")
+    assert run("predict", mine)[:2] == (0, "text,label,probability,p(neg),p(pos)\n")
+
+
 def test_answers_before_a_bad_line_are_given(run, typed, mine):
     typed("good\nbad\n\nfine\n")
     code, out, err = run("predict", mine)

@@ -147,7 +147,7 @@ def test_idle_ranks_are_noted_once(run, train, tmp_path):
     options = ["--epochs", 1, "--batch-size", 40, "--max-length", 9, "--r", 2]
     _, err = distributed(3, train(tmp_path / "three", options=options))
     plan, idle, _ = err.splitlines()
-    assert plan.endswith("training rows in batches of 40, 1 epochs of 12 steps")
+    assert plan.endswith("training rows in batches of 40, 1 epoch of 12 steps")
     assert idle == "note: a batch of 2 shards leaves 1 of 3 ranks idle; try a larger --batch-size"
     assert run(*train(tmp_path / "one", options=options))[0] == 0
     assert contents(tmp_path / "three") == contents(tmp_path / "one")

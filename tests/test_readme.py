@@ -1,5 +1,6 @@
 """What the README says is so: its links lead somewhere, its commands parse, its figures are those of the CSV files."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -28,6 +29,16 @@ def test_commands_exist():
             parser().parse_args(command.split())
         else:
             assert command in (*COMMANDS, "--help")
+
+
+def test_the_tests_are_collected_without_an_extra():
+    """Torch and the like are imported where a test needs them: one file that cannot be collected stops all tests."""
+    extras = {"cupy", "dask", "distributed", "mpi4py", "peft", "torch", "transformers"}
+    for path in [*(ROOT / "tests").glob("*.py"), *(ROOT / "tests/oracle").glob("*.py")]:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [name.name for name in node.names] + [getattr(node, "module", None) or ""]
+                assert extras.isdisjoint(".".join(names).split(".")), (path, node.lineno)
 
 
 def percent(spread):

@@ -96,6 +96,30 @@ def test_a_matrix_from_every_kind_of_file(tmp_path, W):
     assert set(matrices_of(tmp_path / "m.npz")[0]) == {"W", "half"}
 
 
+def test_rows_that_a_spreadsheet_cleared_are_passed_over(tmp_path, capsys):
+    (tmp_path / "m.csv").write_text("a,b\n1,2\n , \n3,4\n,,\n,\n")
+    (tmp_path / "m.tsv").write_text("\t\n1\t2\n3\t4\n\t\n")
+    for name in ("m.csv", "m.tsv"):
+        np.testing.assert_array_equal(matrices_of(tmp_path / name)[0]["m"], [[1, 2], [3, 4]])
+    assert capsys.readouterr().err == ""
+
+
+def test_names_that_are_numbers_are_pointed_out(tmp_path, capsys):
+    """As pandas names columns and rows."""
+    for text, places in {
+        "0,1,2\n.5,1,2\n": ["row"],
+        "0,.5,1\n1,3,1\n2,3,4\n": ["column"],
+        "0,1,2\n1,.5,3\n2,0,0\n": ["row", "column"],
+        "0,1,2\n3,4,5\n6,7,8\n": [],  # integers throughout
+        "0,1,2.5\n1,4,5\n3,7,8\n": [],
+        "0,1\n.5,1\n": [],
+    }.items():
+        (tmp_path / "m.csv").write_text(text)
+        assert matrices_of(tmp_path / "m.csv")[0]["m"].shape == (text.count("\n"), text.split()[0].count(",") + 1)
+        notes = capsys.readouterr().err.splitlines()
+        assert [line.partition("m.csv: the first ")[2].split()[0] for line in notes] == places
+
+
 BAD = {
     "nothing.npy": (None, "nothing.npy is neither a file nor a folder"),
     "m.txt": (b"1 2", "expected mlp-digits, minilm"),
@@ -104,7 +128,9 @@ BAD = {
     "inf.csv": (b"1,2\n3,nan\n", "inf.csv, line 2: expected a number such as 0.5; got 'nan'"),
     "empty.csv": (b"", "empty.csv holds no rows of numbers"),
     "header.csv": (b"a,b\n", "header.csv holds no rows of numbers"),
-    "semicolons.csv": (b"1;2\n3;4\n", "semicolons.csv, line 2: expected a number such as 0.5; got '3;4'"),
+    "not_finite.csv": (b"nan,inf\n1,2\n", "not_finite.csv, line 1: expected a number such as 0.5; got 'nan'"),
+    "semicolons.csv": (b"1;2\n3;4\n", "line 2: expected a number such as 0.5; got '3;4': separate"),
+    "decimal_commas.csv": (b"1,5;2,5\n", "line 1: expected a number such as 0.5; got '5;2': separate"),
     "m.npz": (b"PK\x03\x04 nothing", "cannot read"),
     "m.npy": (b"\x93NUMPY\x01\x00", "cannot read"),
 }

@@ -108,6 +108,15 @@ def test_a_table_of_one_column(read):
         assert read(name, "\n text\n\na; b\n", ("text",)) == [(4, {"text": "a; b"})]
 
 
+def test_rows_that_a_spreadsheet_cleared_are_passed_over(read):
+    assert read("a.csv", "text,label,\na,1,\n,,\nb,2,\n , ,\n,\n") == [
+        (2, {"text": "a", "label": "1"}),
+        (4, {"text": "b", "label": "2"}),
+    ]
+    assert read("a.tsv", "text\tlabel\na\t1\n\t\n") == [(2, {"text": "a", "label": "1"})]
+    assert read("b.csv", 'text\na\n""\n', ("text",)) == [(2, {"text": "a"}), (3, {"text": ""})]  # a cell, not a row
+
+
 def test_columns_that_are_asked_for(read):
     csv = "n, text ,more,label\n1,a,x,p\n2,b,,q\n"
     assert read("a.csv", csv, ("label",), ("text", "pair")) == [
@@ -186,7 +195,8 @@ BAD = {
         "line 3 is not JSON: Unterminated string starting at",
     ),
     "two.jsonl": ('{"text": "a", "label": 1} {}\n', "line 1 is not JSON: Extra data at column 27"),
-    "list.jsonl": ('["a", 1]\n', "line 1: expected a JSON object; got ['a', 1]"),
+    "list.jsonl": ('["a", 1]\n', "line 1: expected a JSON object, one a line; got ['a', 1]"),
+    "indented.jsonl": ('[\n {"text": "a"}\n]\n', "line 1 is not JSON: Expecting value at column 2; expected one"),
     "missing.jsonl": ('{"text": "a", "label": 1}\n{"text": "b"}\n', "line 2: expected a column `label`; got 'text'"),
     "null.jsonl": ('{"text": "a", "label": null}\n', "line 1: expected text or a number as `label`; got None"),
     "object.jsonl": ('{"text": {}, "label": 1}\n', "line 1: expected text or a number as `text`; got {}"),

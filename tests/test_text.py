@@ -400,6 +400,9 @@ def test_what_was_cut_off_is_counted(tmp_path):
     )
     assert batches.first(0.5).cut == (0, 0) and batches.first(0.5).cut_note() is None
     assert batches.first(0.75).cut == (1, 1 / 8)
+    for lengths, share in {(3, 997): "100", (1, 99): "99", (977, 23): "2.3"}.items():
+        batches.lengths[:] = lengths
+        assert f" {share} % of all tokens;" in batches.cut_note()
     whole = TextBatches(rows, load_tokenizer(tmp_path, 9), 2)
     assert whole.cut == (0, 0) and whole.cut_note() is None
 
