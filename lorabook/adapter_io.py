@@ -17,7 +17,7 @@ from .adapters.inject import adapters, base_params, linear_layers, select
 from .adapters.lora import scaling_of
 from .adapters.selection import ALL, is_saved, is_target
 from .backend import array_namespace, asarray_like, to_numpy
-from .configs import Rule, check_values, integer, optional, read_json
+from .configs import Rule, check_values, integer, optional, read_json, short
 from .errors import FormatError, InputError
 from .io import as_safetensors, fingerprint, write_together
 from .notes import note
@@ -180,9 +180,8 @@ def load_adapter(folder, model):
         more = f" (and {len(wrong) - 5} more)" if len(wrong) > 5 else ""
         raise FormatError(f"{folder / TENSORS} does not fit the model: {'; '.join(wrong[:5])}{more}")
     base = base_fingerprint(part, held)
-    if (promised := about(folder)["base_sha256"]) not in (None, base):
-        came = f"sha256 {promised[:12]}..., this model's is {base[:12]}..."
-        raise FormatError(f"{folder} was trained on other base weights: {came}")
+    if about(folder)["base_sha256"] not in (None, base):
+        raise FormatError(_other_base(folder, model, base))
     inject(part, config)
     for remark in adapter.remarks + remarks:
         note(remark)
@@ -191,6 +190,20 @@ def load_adapter(folder, model):
         params[name][...] = asarray_like(arrays[file_name], params[name])
     model.freeze()
     return config
+
+
+def _other_base(folder, model, sha256):
+    """What the model is, as far as its config.json tells, and what the adapter needs."""
+    told, config = about(folder), getattr(model.children.get(model.encoder, model), "config", {})
+    came = f"sha256 {told['base_sha256'][:12]}..., this model's is {sha256[:12]}..."
+    merged = config.get("merged_from")
+    what = (
+        f"; this model is {short(merged['model'])} with the adapter {short(merged['adapter'])} merged into it"
+        if merged
+        else ""
+    )
+    how = f"; give {short(told['base_model'])} as the model" if told["base_model"] else ""
+    return f"{folder} was trained on other base weights ({came}){what}{how}"
 
 
 def _is_within(array, largest):
