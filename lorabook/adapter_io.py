@@ -26,6 +26,7 @@ __all__ = ["about", "adapter_updates", "check_labels", "classes_of", "labels_of"
            "read_adapter_config", "save_adapter"]  # fmt: skip
 
 ABOUT = "lorabook.json"
+SURROGATE = re.compile("[\ud800-\udfff]")  # so Python marks a byte of a file's name that is no text
 RULES = {
     "base_sha256": Rule(
         "64 hexadecimal digits", lambda v: isinstance(v, str) and re.fullmatch("[0-9a-f]{64}", v), "0" * 64
@@ -122,9 +123,13 @@ def _check_made_with(config, chosen, layers):
 
 
 def _base_name(base_model):
-    """A base model as a later run finds it: its known name, or the absolute path of its folder."""
+    """A base model as a later run finds it: its known name, or the absolute path of its folder.
+
+    None for a path of bytes that are no text, which JSON cannot hold: a later run must be given it.
+    """
     name = base_model and hub.known_name(str(base_model))
-    return str(Path(name).absolute()) if name and name not in hub.known() and Path(name).is_dir() else name
+    name = str(Path(name).absolute()) if name and name not in hub.known() and Path(name).is_dir() else name
+    return None if name and SURROGATE.search(name) else name
 
 
 def about(folder):
