@@ -184,6 +184,10 @@ def load_adapter(folder, model):
     if wrong:
         more = f" (and {len(wrong) - 5} more)" if len(wrong) > 5 else ""
         raise FormatError(f"{folder / TENSORS} does not fit the model: {'; '.join(wrong[:5])}{more}")
+    scalings = {path: scaling_of(*ranks[path], config.use_rslora) for path in chosen}
+    if too_large := [path for path, scaling in scalings.items() if abs(scaling) > largest]:
+        path = too_large[0]
+        raise FormatError(f"{folder / CONFIG}: the scaling {scalings[path]:g} of {path} is too large for {like.dtype}")
     base = base_fingerprint(part, held)
     if about(folder)["base_sha256"] not in (None, base):
         raise FormatError(_other_base(folder, model, base))
@@ -280,9 +284,12 @@ def adapter_updates(folder):
     updates, ranks = {}, adapter.config.for_layers(first)
     for path, name in first.items():
         A, B = adapter.arrays[name], adapter.arrays.get(name.replace(".lora_A.", ".lora_B."))
-        if B is None or A.ndim != 2 or B.ndim != 2 or A.shape[0] != B.shape[1]:
+        r = ranks[path][0]
+        if B is None or A.ndim != 2 or B.ndim != 2 or not r == A.shape[0] == B.shape[1]:
             came = f"{A.shape} and {'none' if B is None else B.shape}"
-            raise FormatError(f"{folder}: {path} needs lora_A (r, d_in) and lora_B (d_out, r); got {came}")
+            needs = f"lora_A (r, d_in) and lora_B (d_out, r) with r = {short(r)}"
+            raise FormatError(f"{folder}: {path} needs {needs}, as {CONFIG} says; got {came}")
         scaling = scaling_of(*ranks[path], adapter.config.use_rslora)
-        updates[path] = scaling * B.astype("f8") @ A.astype("f8")
+        with np.errstate(all="ignore"):  # whoever reads it looks
+            updates[path] = scaling * B.astype("f8") @ A.astype("f8")
     return updates

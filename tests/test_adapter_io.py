@@ -449,6 +449,11 @@ def test_a_tensor_that_the_model_cannot_hold(folder, bad):
     assert_refused(folder, f"{LAYER}.lora_A.weight holds no numbers that float32 can hold")
 
 
+def test_a_scaling_that_the_model_cannot_hold(folder):
+    change(folder, lora_alpha=1e300)
+    assert_refused(folder, "the scaling 5e+299 of ", "is too large for float32")
+
+
 def test_a_rank_that_is_not_in_the_file(folder):
     change(folder, r=3)
     assert_refused(folder, "has shape (2, 6), expected (3, 6)")
