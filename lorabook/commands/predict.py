@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import shutil
 import sys
@@ -62,15 +63,19 @@ def run(args):
 
 
 def _windows(args):
-    """The texts, in lists."""
+    """The texts, in lists. What is wrong with the first ones of a file is said before a model is opened."""
+    from ..text import check_text
     from ..windows import file_windows, input_windows
 
     if args.text and args.file:
         raise InputError(f"expected a file or --text; got both: {args.file} and {len(args.text)} texts")
     if args.text:
+        for i, text in enumerate(args.text):
+            check_text(text, f"text number {i + 1}")
         return [args.text]
     if args.file not in (None, "-"):
-        return file_windows(args.file, args.encoding)
+        windows = file_windows(args.file, args.encoding)
+        return itertools.chain([next(windows)], windows)
     if sys.stdin is None:
         raise InputError("standard input is closed; expected a FILE, or --text")
     if sys.stdin.isatty():
