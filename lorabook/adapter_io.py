@@ -17,7 +17,7 @@ from .adapters.inject import adapters, base_params, linear_layers, select
 from .adapters.lora import scaling_of
 from .adapters.selection import ALL, is_saved, is_target
 from .backend import array_namespace, asarray_like, to_numpy
-from .configs import Rule, check_values, integer, optional, read_json
+from .configs import Rule, check_values, integer, optional, read_json, short
 from .errors import FormatError, InputError
 from .io import as_safetensors, fingerprint, write_together
 from .notes import note
@@ -26,6 +26,7 @@ __all__ = ["about", "adapter_updates", "check_labels", "classes_of", "labels_of"
            "read_adapter_config", "save_adapter"]  # fmt: skip
 
 ABOUT = "lorabook.json"
+SURROGATE = re.compile("[\ud800-\udfff]")  # so Python marks a byte of a file's name that is no text
 RULES = {
     "base_sha256": Rule(
         "64 hexadecimal digits", lambda v: isinstance(v, str) and re.fullmatch("[0-9a-f]{64}", v), "0" * 64
@@ -122,9 +123,13 @@ def _check_made_with(config, chosen, layers):
 
 
 def _base_name(base_model):
-    """A base model as a later run finds it: its known name, or the absolute path of its folder."""
+    """A base model as a later run finds it: its known name, or the absolute path of its folder.
+
+    None for a path of bytes that are no text, which JSON cannot hold: a later run must be given it.
+    """
     name = base_model and hub.known_name(str(base_model))
-    return str(Path(name).absolute()) if name and name not in hub.known() and Path(name).is_dir() else name
+    name = str(Path(name).absolute()) if name and name not in hub.known() and Path(name).is_dir() else name
+    return None if name and SURROGATE.search(name) else name
 
 
 def about(folder):
@@ -179,10 +184,13 @@ def load_adapter(folder, model):
     if wrong:
         more = f" (and {len(wrong) - 5} more)" if len(wrong) > 5 else ""
         raise FormatError(f"{folder / TENSORS} does not fit the model: {'; '.join(wrong[:5])}{more}")
+    scalings = {path: scaling_of(*ranks[path], config.use_rslora) for path in chosen}
+    if too_large := [path for path, scaling in scalings.items() if abs(scaling) > largest]:
+        path = too_large[0]
+        raise FormatError(f"{folder / CONFIG}: the scaling {scalings[path]:g} of {path} is too large for {like.dtype}")
     base = base_fingerprint(part, held)
-    if (promised := about(folder)["base_sha256"]) not in (None, base):
-        came = f"sha256 {promised[:12]}..., this model's is {base[:12]}..."
-        raise FormatError(f"{folder} was trained on other base weights: {came}")
+    if about(folder)["base_sha256"] not in (None, base):
+        raise FormatError(_other_base(folder, model, base))
     inject(part, config)
     for remark in adapter.remarks + remarks:
         note(remark)
@@ -191,6 +199,20 @@ def load_adapter(folder, model):
         params[name][...] = asarray_like(arrays[file_name], params[name])
     model.freeze()
     return config
+
+
+def _other_base(folder, model, sha256):
+    """What the model is, as far as its config.json tells, and what the adapter needs."""
+    told, config = about(folder), getattr(model.children.get(model.encoder, model), "config", {})
+    came = f"sha256 {told['base_sha256'][:12]}..., this model's is {sha256[:12]}..."
+    merged = config.get("merged_from")
+    what = (
+        f"; this model is {short(merged['model'])} with the adapter {short(merged['adapter'])} merged into it"
+        if merged
+        else ""
+    )
+    how = f"; give {short(told['base_model'])} as the model" if told["base_model"] else ""
+    return f"{folder} was trained on other base weights ({came}){what}{how}"
 
 
 def _is_within(array, largest):
@@ -262,9 +284,12 @@ def adapter_updates(folder):
     updates, ranks = {}, adapter.config.for_layers(first)
     for path, name in first.items():
         A, B = adapter.arrays[name], adapter.arrays.get(name.replace(".lora_A.", ".lora_B."))
-        if B is None or A.ndim != 2 or B.ndim != 2 or A.shape[0] != B.shape[1]:
+        r = ranks[path][0]
+        if B is None or A.ndim != 2 or B.ndim != 2 or not r == A.shape[0] == B.shape[1]:
             came = f"{A.shape} and {'none' if B is None else B.shape}"
-            raise FormatError(f"{folder}: {path} needs lora_A (r, d_in) and lora_B (d_out, r); got {came}")
+            needs = f"lora_A (r, d_in) and lora_B (d_out, r) with r = {short(r)}"
+            raise FormatError(f"{folder}: {path} needs {needs}, as {CONFIG} says; got {came}")
         scaling = scaling_of(*ranks[path], adapter.config.use_rslora)
-        updates[path] = scaling * B.astype("f8") @ A.astype("f8")
+        with np.errstate(all="ignore"):  # whoever reads it looks
+            updates[path] = scaling * B.astype("f8") @ A.astype("f8")
     return updates

@@ -8,6 +8,7 @@
 
 import math
 import re
+import unicodedata
 
 from .configs import short
 from .errors import FormatError
@@ -63,10 +64,13 @@ def in_order(names):
 
 
 def alike(names):
-    """[(a, b)] of names that differ in capitals or blanks alone: likely one label, written in two ways."""
+    """[(a, b)] of names that differ in capitals or blanks alone, or not to the eye: likely one label in two ways.
+
+    Unicode has characters that look the same: an accent may be part of a letter, or stand behind it.
+    """
     seen, pairs = {}, []
     for name in names:
-        other = seen.setdefault(" ".join(name.casefold().split()), name)
+        other = seen.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), name)
         if other != name:
             pairs.append((other, name))
     return pairs

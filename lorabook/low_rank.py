@@ -240,17 +240,20 @@ def pca(X, r):
     """Principal components of the rows of X (N, d): mean (d,), components (r, d), variances (r,) with divisor N - 1.
 
     PCA is the SVD of X - mean, not of X: how the rows differ from each other, not from zero. Computed in float64, in
-    which a mean far from zero does not drown the differences; returned in the dtype of X. Raises InputError for fewer
-    than two rows, which have no variance.
+    which a mean far from zero does not drown the differences; returned in the dtype of X, of float16 in float32. Raises
+    InputError for fewer than two rows, which have no variance, and for variances that this dtype cannot hold.
     """
-    check_matrix(X, "data")
+    X = decomposable(X, "data")
     if X.shape[0] < 2:
         raise InputError(f"PCA needs at least two rows, which can differ from each other; got shape {tuple(X.shape)}")
     xp = array_namespace(X)
     wide = xp.astype(X, xp.float64)
     mean = xp.mean(wide, axis=0)
     _, s, Vt = truncated_svd(wide - mean, r)
-    return tuple(xp.astype(a, X.dtype) for a in (mean, Vt, s**2 / (X.shape[0] - 1)))
+    spread = s / math.sqrt(X.shape[0] - 1)
+    if float(spread[0]) > math.sqrt(xp.finfo(X.dtype).max):
+        raise InputError(f"the variances are too large for {X.dtype}; choose a larger unit, or convert to float64")
+    return tuple(xp.astype(a, X.dtype) for a in (mean, Vt, spread**2))
 
 
 def stable_rank(s):

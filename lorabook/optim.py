@@ -52,11 +52,12 @@ def views(vector, arrays):
 class Optimizer:
     """Base class. An optimizer needs `update`, and the names of its `slots`, the arrays kept per parameter, if any.
 
+    positive: those of the slots whose numbers are never below 0.
     state: {slot: {name: array}}, views of a few vectors. Write into them, or put others in their place: both count.
     step_count: steps so far.
     """
 
-    slots = ()
+    slots = positive = ()
 
     def __init__(self, lr, weight_decay=0.0):
         self.lr, self.weight_decay = check_number("lr", lr), check_number("weight_decay", weight_decay)
@@ -165,7 +166,7 @@ class AdamW(Optimizer):
     p <- p (1 - lr weight_decay) - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
     """
 
-    slots = ("m", "v")
+    slots, positive = ("m", "v"), ("v",)
 
     def __init__(self, lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
         super().__init__(lr, weight_decay)

@@ -103,6 +103,7 @@ def for_each(batches, model, function, workers=None, progress=False):
 
     quiet = None if progress else True  # None: a bar on stderr if that is a terminal
     with (
+        np.errstate(all="ignore"),  # what overflows is no finite answer, which whoever asked says in a line
         tqdm(total=len(batches), delay=2, disable=quiet, leave=False, unit="batch") as bar,
         team(workers) as workers,
         shared_weights(model, sum(tokens(x) for x, *_ in batches), workers.map),

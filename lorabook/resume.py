@@ -124,6 +124,8 @@ class Checkpoint:
                 wrong(f"{name} has dtype {came.dtype}, expected {dtype}")
             if name != "history" and not np.isfinite(came).all():
                 wrong(f"{name} holds NaN or Inf")
+            if name.partition(":")[0] in self.optimizer.positive and (came < 0).any():
+                wrong(f"{name} holds numbers below 0, which no mean of squares is")
         steps = len(self.columns) - len(self.hooks.columns)
         filled = [[True] * steps + self.hooks.filled(i) for i in range(step)]
         if not np.array_equal(np.isfinite(arrays["history"]), filled):

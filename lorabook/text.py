@@ -129,7 +129,7 @@ def _notes(train, test, names):
         more = f", and {len(rare) - 4} more" if len(rare) > 4 else ""
         yield f"labels with few rows: {', '.join(some)}{more}"
     for a, b in alike(names)[:4]:
-        yield f"the labels {short(a)} and {short(b)} differ only in capitals or blanks, and are two labels here"
+        yield f"the labels {short(a)} and {short(b)} look alike, and are two labels here"
 
 
 def movie_reviews(path, seed=0, train=8000):

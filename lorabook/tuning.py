@@ -73,7 +73,7 @@ def described(setting, ranks):
     lines = {}
     for r in sorted(set(ranks)):
         lines.setdefault(setting.recipe(r), []).append(str(r))
-    full = f"full fine-tuning: lr {setting.recipe(None).lr:g}"
+    full = "full fine-tuning: " + ("as it came" if setting.one_full else f"lr {setting.recipe(None).lr:g}")
     return "\n".join([full, *(f"LoRA, r = {', '.join(rs)}: {_words(recipe)}" for recipe, rs in lines.items())])
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .cluster import fingerprint
 from .configs import short
-from .errors import FormatError, InputError
+from .errors import FormatError, InputError, printable
 from .io import prepare_folder, read_checkpoint, sweep_temporaries, write_checkpoint
 from .rank_rows import COLUMNS
 from .sweep import METHODS, Kept
@@ -34,7 +34,7 @@ class Unfinished(Kept):
         """
         super().__init__()
         self.folder, self.command = Path(out) / FOLDER, command
-        self.run = {name: str(value) for name, value in (run | fingerprint()).items()}
+        self.run = {name: printable(value) for name, value in (run | fingerprint()).items()}
         if self.folder.is_dir():
             sweep_temporaries(self.folder)  # the caller holds the lock of `out`
         if (path := self.folder / ROWS).exists():

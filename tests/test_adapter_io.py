@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -448,6 +449,11 @@ def test_a_tensor_that_the_model_cannot_hold(folder, bad):
     assert_refused(folder, f"{LAYER}.lora_A.weight holds no numbers that float32 can hold")
 
 
+def test_a_scaling_that_the_model_cannot_hold(folder):
+    change(folder, lora_alpha=1e300)
+    assert_refused(folder, "the scaling 5e+299 of ", "is too large for float32")
+
+
 def test_a_rank_that_is_not_in_the_file(folder):
     change(folder, r=3)
     assert_refused(folder, "has shape (2, 6), expected (3, 6)")
@@ -523,6 +529,15 @@ def test_a_folder_as_base_model_is_found_from_anywhere(tmp_path, monkeypatch):
     assert options_of(tmp_path)["base_model_name_or_path"] == str(tmp_path / "base")
     told = adapter_io.about(tmp_path)
     assert (told["base_model"], told["max_length"]) == (str(tmp_path / "base"), None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the names of files are text")
+def test_a_base_model_in_a_folder_whose_name_is_no_text(tmp_path):
+    base = tmp_path / os.fsdecode(b"caf\xe9")
+    base.mkdir()
+    save_over(tmp_path / "a", base)
+    assert options_of(tmp_path / "a")["base_model_name_or_path"] is None
+    assert adapter_io.about(tmp_path / "a")["base_model"] is None
 
 
 def test_a_folder_that_peft_wrote_knows_its_base_model_only(folder):

@@ -243,6 +243,21 @@ def test_an_adapter_of_another_base(assert_refused, run_json, model, data, tmp_p
     assert not (tmp_path / "merged").exists()
 
 
+def test_an_adapter_on_a_model_with_another_merged_into_it(assert_refused, run_json, model, data, tmp_path):
+    for name, seed in (("a", 0), ("b", 1)):
+        run_json("train", model, data, "--out", tmp_path / name, *OPTIONS, "--seed", seed)
+    merged = tmp_path / "merged"
+    run_json("merge", model, "--adapter", tmp_path / "a", "--out", merged)
+    config = json.loads((merged / "config.json").read_text())
+    assert config["merged_from"] == {"model": str(model), "adapter": str(tmp_path / "a")}
+    for adapter in ("a", "b"):
+        argv = [merged, data, "--max-length", 9, "--adapter", tmp_path / adapter]
+        assert_refused(f"this model is '{model}' with the adapter '{tmp_path / 'a'}' merged into it", "evaluate", *argv)
+        assert_refused(f"; give '{model}' as the model", "evaluate", *argv)
+    (merged / "config.json").write_text(json.dumps(config | {"merged_from": ["a", "b"]}))
+    assert_refused("merged_from must be the names of a model and an adapter", "evaluate", *argv)
+
+
 def test_an_adapter_that_is_none(assert_refused, model, data, tmp_path):
     (tmp_path / "empty").mkdir()
     options = ["--max-length", 9, "--adapter", tmp_path / "empty"]

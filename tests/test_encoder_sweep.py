@@ -250,7 +250,8 @@ def test_a_checkpoint_that_does_not_fit_is_refused_before_any_work(run, model, t
         write_tokenizer(own / "tokenizer.json", "[PAD] [UNK] [CLS] [SEP] bad good fine poor film plot a the".split())
     if kind == "other labels":
         (own / "config.json").write_text(json.dumps(config | {"id2label": {"0": "bad", "1": "good"}}))
-    code, out, err = run("sweep", "--model", own, "--base", model, "--data", data, "--out", tmp_path / "s", *OPTIONS)
+    options = ["--data", data, "--out", tmp_path / "s", *OPTIONS[:-2]]
+    code, out, err = run("sweep", "--model", own, "--base", model, *options)
     assert (code, out) == (2, "")
     assert message in err and err.count("\n") == 1
     assert not (tmp_path / "s").exists()
@@ -277,6 +278,7 @@ def test_sweep_of_texts_writes_the_same_files_as_one_of_numbers(run, model, data
     ("argv", "message"),
     [
         (["--model", "minilm"], "--model needs --data"),
+        (["--model", "a", "--base", "b", "--data", "c.csv", "--lr-full", 0.1], "--lr-full is the rate of"),
         (["--model", "minilm", "--data", "digits-rotated"], "digits-rotated is made of images"),
         (["--model", "mlp-digits", "--data", "movie-reviews"], "a sweep without --model begins with"),
         (["--model", "nothing", "--data", "movie-reviews"], "nothing"),

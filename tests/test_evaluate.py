@@ -1,15 +1,17 @@
 """The command evaluate: any file of labelled rows, of any size; the parts of a task; what it reports."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from checks import encoder_folder, reviews_file, tiny_bert, write_bert
 
-from lorabook import LoRAConfig, cli, inject, jobs
+from lorabook import LoRAConfig, cli, inject, io, jobs
 from lorabook.adapter_io import save_adapter
 from lorabook.data import digits
 from lorabook.models import MLP
+from lorabook.tensors import read_safetensors
 from lorabook.text import text_file
 
 
@@ -190,6 +192,23 @@ def test_what_cannot_be_evaluated(refused, trained, mine, tmp_path):
     refused("mlp-digits trains on digits", "mlp-digits", one)
     refused("holds no rows", mine, rows(tmp_path / "none.csv"))
     refused("invalid choice: 'dev'", mine, one, "--split", "dev")
+
+
+def test_factors_whose_product_overflows_are_one_line(run, trained, mine, tmp_path):
+    """They are numbers, and so are finite; their product is not. No warning of NumPy stands before the line."""
+    shutil.copytree(mine, tmp_path / "a")
+    arrays, _ = read_safetensors(mine / "adapter_model.safetensors")
+    large = {name: np.full_like(array, 1e30) if ".lora_" in name else array for name, array in arrays.items()}
+    io.write_safetensors(tmp_path / "a" / "adapter_model.safetensors", large)
+    for argv in (
+        ["evaluate", tmp_path / "a", trained / "data.csv"],
+        ["predict", tmp_path / "a", "--text", "good", "--json"],
+        ["train", trained / "model", trained / "data.csv", "--adapter", tmp_path / "a", "--out", tmp_path / "b"],
+    ):
+        code, out, err = run(*argv)
+        assert (code, out) == (1, "")
+        assert "RuntimeWarning" not in err and err.splitlines()[-1].startswith(f"lorabook {argv[0]}: ")
+    assert not [*(tmp_path / "b").iterdir()]
 
 
 def test_an_answer_that_is_no_number(run, trained, mine, monkeypatch):

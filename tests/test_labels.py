@@ -69,3 +69,4 @@ def test_labels_that_may_be_one():
         ("so  so", "so so"),
         ("Pos", "POS"),
     ]
+    assert labels.alike(["caf\u00e9", "cafe", "cafe\u0301"]) == [("caf\u00e9", "cafe\u0301")]

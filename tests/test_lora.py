@@ -673,6 +673,10 @@ def test_what_is_saved_trains_in_full():
     ("options", "line"),
     [
         ({"rank_pattern": {"keys": 1}}, "rank_pattern key 'keys' matches no layer with an adapter"),
+        (
+            {"alpha_pattern": {"keys": 1, "query": 2, "head": 1, "k": 1}},
+            "alpha_pattern key 'keys' (and 2 more) matches no layer with an adapter",
+        ),
         ({"alpha_pattern": {"head": 1}}, "alpha_pattern key 'head' matches no layer with an adapter"),
         (
             {"target_modules": ["query", "head"], "modules_to_save": ["head"]},

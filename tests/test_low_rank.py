@@ -184,6 +184,16 @@ def test_principal_components_need_two_rows():
         low_rank.pca(np.ones((1, 3)), 1)
 
 
+def test_variances_beyond_the_dtype(rng):
+    X = 2000 * rng.standard_normal((50, 3))
+    for half, single in zip(low_rank.pca(X.astype("f2"), 3), low_rank.pca(X.astype("f2").astype("f4"), 3), strict=True):
+        assert half.dtype == np.float32 and np.array_equal(half, single)
+    assert low_rank.pca(X.astype("f2"), 3)[2][0] > np.finfo("f2").max
+    for large in ((X * 1e18).astype("f4"), X * 1e160):
+        with pytest.raises(InputError, match=f"too large for {large.dtype}"):
+            low_rank.pca(large, 3)
+
+
 def test_half_precision_is_computed_in_single(rng):
     W, X = rng.standard_normal((5, 4)).astype("f2"), rng.standard_normal((9, 4)).astype("f2")
     R = low_rank.activation_factor([X])

@@ -442,9 +442,10 @@ def test_options_that_do_not_fit(run, mine, texts, tmp_path):
         ([tmp_path / "nothing.csv"], "cannot read"),
         ([tmp_path / "nothing.txt"], "cannot read"),
         ([tmp_path], "expected a .csv"),
+        (["--text", "good", " "], "text number 2: expected a text"),
     ):
-        code, _, err = run("predict", mine, *argv)
-        assert code == 2
+        code, out, err = run("predict", mine, *argv)
+        assert (code, out) == (2, "")
         assert message in err
     assert rows_of(texts.read_text())[0]["text"] == "good"
 

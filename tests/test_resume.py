@@ -78,6 +78,7 @@ FORGED = {
     "integers": ({"m:fc1.lora_A": np.ones((2, 6), "i4")}, "m:fc1.lora_A has dtype int32, expected float32"),
     "NaN": ({A: np.full((2, 6), np.nan, "f4")}, "param:fc1.lora_A holds NaN or Inf"),
     "Inf in a moment": ({"v:fc1.lora_A": np.full((2, 6), np.inf, "f4")}, "v:fc1.lora_A holds NaN or Inf"),
+    "a negative square": ({"v:fc1.lora_A": np.full((2, 6), -1e-9, "f4")}, "v:fc1.lora_A holds numbers below 0"),
     "NaN in the best": ({"best:fc1.lora_A": np.full((2, 6), np.nan, "f4")}, "best:fc1.lora_A holds NaN or Inf"),
     "a history of one number": ({"history": np.ones(())}, r"history has shape \(\), expected \(10, 5\)"),
     "a history too wide": ({"history": np.ones((10, 6))}, r"history has shape \(10, 6\), expected \(10, 5\)"),

@@ -202,3 +202,14 @@ def test_an_adapter_folder_shows_its_updates(run, tmp_path, rng):
     assert code == 0 and [layer["rank_99"] for layer in json.loads(out)["layers"]] == [2]
     rows = read_csv(tmp_path / "out" / "spectrum.csv")
     assert {row["layer"] for row in rows} == {"fc1", "fc2"}  # every matrix is drawn, one is listed
+
+    path = tmp_path / "adapter" / "adapter_config.json"
+    options = json.loads(path.read_text())
+    for changes, message in (
+        ({"r": 3}, "needs lora_A (r, d_in) and lora_B (d_out, r) with r = 3"),  # another rank, another scaling
+        ({"r": 10**400}, "with r = 1000"),
+        ({"lora_alpha": 1.7e308, "use_rslora": False, "r": 2}, "NaN or Inf"),
+    ):
+        path.write_text(json.dumps(options | {"alpha_pattern": {}} | changes))
+        code, out, err = run("spectrum", tmp_path / "adapter", "--out", tmp_path / "no")
+        assert (code, out, err.count("\n")) == (2, "", 1) and message in err

@@ -195,6 +195,8 @@ def test_what_a_user_sets_takes_the_place_of_what_was_tuned():
 
 
 def test_recipes_in_words():
+    given = Setting(None, recipes={None: Recipe(0.02), 1: Recipe(0.005)}, one_full=True)
+    assert described(given, [2]).startswith("full fine-tuning: as it came\nLoRA, r = 2: lr 0.005")
     recipes = {None: Recipe(0.02), 1: Recipe(0.005), 4: Recipe(0.002, 64, True), 16: Recipe(0.002, 64, True)}
     assert described(Setting(None, recipes=recipes), [16, 1, 4, 4]) == (
         "full fine-tuning: lr 0.02\n"

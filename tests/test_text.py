@@ -227,7 +227,7 @@ def test_rare_classes_are_mentioned():
     task = TextTask.split("x", *(2 * rows for rows in (texts, [label.upper() for label in labels])))
     assert task.notes == ()
     task = TextTask.split("x", texts, [label.upper() if i < 45 else label for i, label in enumerate(labels)])
-    assert task.notes[0] == "the labels 'C0' and 'c0' differ only in capitals or blanks, and are two labels here"
+    assert task.notes[0] == "the labels 'C0' and 'c0' look alike, and are two labels here"
 
 
 def test_movie_reviews_are_shuffled_by_seed():

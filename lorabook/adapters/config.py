@@ -125,13 +125,13 @@ class LoRAConfig:
 
     def doubts(self, paths, chosen):
         """What is set but does nothing, a line each; `chosen` of these paths get an adapter."""
-        unused = [
-            f"{option} key {short(pattern)} matches no layer with an adapter"
-            for option in ("rank_pattern", "alpha_pattern")
-            for pattern, found in zip(getattr(self, option), matches(self._ends(option), chosen), strict=True)
-            if not (any(found.values()) or pattern in chosen)
-        ]
-        return selection.doubts(self, paths) + unused
+        lines = selection.doubts(self, paths)
+        for option in ("rank_pattern", "alpha_pattern"):
+            keys = zip(getattr(self, option), matches(self._ends(option), chosen), strict=True)
+            if unused := [key for key, found in keys if not (any(found.values()) or key in chosen)]:
+                more = f" (and {len(unused) - 1} more)" if unused[1:] else ""
+                lines.append(f"{option} key {short(unused[0])}{more} matches no layer with an adapter")
+        return lines
 
 
 def _targets(text):

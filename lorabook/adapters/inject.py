@@ -69,6 +69,7 @@ def select(model, config):
     return config.select(linears, others, model.output_layer)
 
 
+@np.errstate(all="ignore")  # factors of others may overflow: the answers are no numbers then, and that is said
 def merge(model):
     """Merge every adapter into its weight: inference at the base model's cost."""
     for layer in adapters(model).values():

@@ -1,6 +1,6 @@
 """`lorabook merge`: a plain checkpoint with W + scaling * B @ A in the place of W."""
 
-from ..errors import InputError
+from ..errors import InputError, printable
 from ..locks import output_folder
 
 HELP = "write a plain Hugging Face checkpoint with the adapter merged into the weights"
@@ -20,6 +20,7 @@ def run(args):
     from ..adapter_io import load_adapter
     from ..adapters import unload
     from ..adapters.inject import merge
+    from ..hub import public_name
     from ..loading import find
     from ..models.bert import BertForSequenceClassification
     from ..models.pretrained import save_pretrained
@@ -35,6 +36,7 @@ def run(args):
             raise InputError(f"{out} holds a model or an adapter already ({', '.join(holds)}); choose another --out")
         merge(model)
         unload(model)
-        files = save_pretrained(out, model, source.tokenizer_folder, labels)
+        names = {"model": printable(public_name(source.base)), "adapter": printable(args.adapter)}
+        files = save_pretrained(out, model, source.tokenizer_folder, labels, merged_from=names)
     text = f"merged r = {config.r} into {args.model}; wrote {out}: {', '.join(files)}"
     return {"out": str(out), "r": config.r, "labels": labels, "files": files}, text

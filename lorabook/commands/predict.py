@@ -63,15 +63,15 @@ def run(args):
 
 
 def _windows(args):
-    """The texts, in lists. Of a file the first list has been read: before a model is loaded or a header printed."""
+    """The texts, in lists. What is wrong with the first ones of a file is said before a model is opened."""
     from ..text import check_text
     from ..windows import file_windows, input_windows
 
     if args.text and args.file:
         raise InputError(f"expected a file or --text; got both: {args.file} and {len(args.text)} texts")
-    for i, text in enumerate(args.text or ()):
-        check_text(text, f"text number {i + 1}")
     if args.text:
+        for i, text in enumerate(args.text):
+            check_text(text, f"text number {i + 1}")
         return [args.text]
     if args.file not in (None, "-"):
         windows = file_windows(args.file, args.encoding)

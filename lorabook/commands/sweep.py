@@ -103,7 +103,8 @@ def run(args):
     wrote = "\n".join(("wrote " if file == files[0] else "      ") + file for file in files)
     how = f"{described(setting, args.ranks)}\n{textwrap.fill(_origin(args), 79)}"
     text = "\n\n".join((textwrap.fill(title, 79), _table(rows, args.seeds), _reading(args), how, wrote))
-    recipes = {"full" if r is None else str(r): setting.recipe(r).cells(r) for r in (None, *sorted(set(args.ranks)))}
+    trained = [*([] if setting.one_full else [None]), *sorted(set(args.ranks))]
+    recipes = {"full" if r is None else str(r): setting.recipe(r).cells(r) for r in trained}
     result = {"model": args.model, "data": args.data, "seeds": args.seeds, "recipes": recipes}
     return result | {"rows": rows, "files": files}, text
 
@@ -113,6 +114,8 @@ def _complete(args):
     given = {name: getattr(args, name) for name in ("lr", "lr_full", "lora_alpha", "use_rslora")}
     if args.tune and (set_too := [name for name, value in given.items() if value not in (None, False)]):
         raise InputError(f"--tune chooses --{set_too[0].replace('_', '-')}: pass one or the other")
+    if args.base and args.lr_full is not None:
+        raise InputError("--lr-full is the rate of full fine-tuning, which --model is already where --base is given")
     numbers, texts = ("jobs", "scheduler", "tune"), ("base", "max_length", "target_modules", "workers")
     for name in numbers if args.model else texts:
         if getattr(args, name) not in (None, False):

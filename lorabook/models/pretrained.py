@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from .. import functional as F
-from ..configs import check_values, integer, number, one_of, optional, read_json, short
+from ..configs import Rule, check_values, integer, number, one_of, optional, read_json, short
 from ..errors import FormatError, InputError
 from ..io import write_atomic
 from ..notes import note
@@ -26,6 +26,7 @@ RULES = {
     "pad_token_id": optional(integer(0)),
     "layer_norm_eps": number(0, 1, default=1e-12),
     "initializer_range": number(0, 1, default=0.02),
+    "merged_from": optional(Rule("the names of a model and an adapter", lambda v: _is_merged_from(v))),
 }
 OTHER_HEADS = ("cls", "qa_outputs", "classifier")  # of pretraining, of question answering, and one that is not wanted
 TOKENIZER_FILES = (
@@ -56,6 +57,11 @@ def read_config(folder):
     if (came := config.get("label2id")) and (came != numbers or not all(type(i) is int for i in came.values())):
         raise FormatError(f"{path}: label2id {short(came)} does not fit id2label {short(names)}")
     return config
+
+
+def _is_merged_from(value):
+    names = value.values() if isinstance(value, dict) and value.keys() == {"model", "adapter"} else (None,)
+    return all(isinstance(name, str) for name in names)
 
 
 def label_names(config):
@@ -125,11 +131,11 @@ def load_weights(folder, model, tensors):
         raise FormatError(f"{folder}: {error}") from None
 
 
-def save_pretrained(folder, model, tokenizer, labels, max_shard_size=SHARD_BYTES):
+def save_pretrained(folder, model, tokenizer, labels, max_shard_size=SHARD_BYTES, merged_from=None):
     """Write a plain model as a Hugging Face folder: weights, in parts above `max_shard_size` bytes; the config with its
     labels; the tokenizer files of the folder `tokenizer`. They appear together, config.json last, or not at all.
 
-    Returns their names.
+    merged_from: {"model", "adapter"}, the names of what was merged, for config.json. Returns the files' names.
     """
     params = model.named_params()
     config = {k: v for k, v in model.children["bert"].config.items() if k not in ("num_labels", "torch_dtype")} | {
@@ -138,6 +144,7 @@ def save_pretrained(folder, model, tokenizer, labels, max_shard_size=SHARD_BYTES
         "id2label": {str(i): name for i, name in enumerate(labels)},
         "label2id": {name: i for i, name in enumerate(labels)},
     }
+    config |= {"merged_from": merged_from} if merged_from else {}
     with FilesTogether(folder) as place:
         for file in TOKENIZER_FILES:
             if (Path(tokenizer) / file).is_file():
