@@ -1,8 +1,15 @@
 """One line on stderr about what was passed over, changed or assumed; the result on stdout stays as it is."""
 
+import multiprocessing
 import sys
+import threading
 
 from tqdm import tqdm
+
+if multiprocessing.parent_process() is not None and not hasattr(tqdm, "_lock"):
+    # A process of a sweep draws no bars. The lock that tqdm would share with other processes is a semaphore of the
+    # system: it stays when the process is killed, and then Python warns about it below the one line of ^C.
+    tqdm.set_lock(threading.RLock())
 
 
 def note(text):

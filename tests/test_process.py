@@ -87,6 +87,23 @@ def test_interrupted_at_any_moment(command, merging, tmp_path):
     assert any(codes)
 
 
+@pytest.mark.parametrize("ending", ["an error", "^C"])
+def test_the_processes_of_a_sweep_leave_nothing_behind_that_python_warns_about(tmp_path, ending):
+    """Killed ones clear nothing away themselves: semaphores that they made would be reported below our line."""
+    out = tmp_path / "out"
+    argv = [*SWEEP, "--lr-full", "0"] if ending == "an error" else [*SWEEP[:-1], "2000"]
+    process = subprocess.Popen([*COMMAND, *argv, "--out", out], **PIPES, text=True, start_new_session=True)
+    if ending == "^C":
+        while not list(out.glob("unfinished/*")) and process.poll() is None:
+            time.sleep(0.05)
+        time.sleep(2)  # the workers train
+        os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == (2 if ending == "an error" else 130)
+    *before, last = err.splitlines()
+    assert last.startswith("lorabook sweep: ") and not [line for line in before if not line.startswith("about ")], err
+
+
 def test_terminated_is_one_line_and_clears_up(tmp_path):
     process = subprocess.Popen([*COMMAND, *TRAIN, "--out", tmp_path / "a"], **PIPES, text=True)
     while not (tmp_path / "a" / "checkpoint.safetensors").exists():
