@@ -3,6 +3,8 @@
 import base64
 import io
 import os
+import signal
+import subprocess
 from pathlib import Path
 
 import jupytext
@@ -63,10 +65,18 @@ def build(source, timeout=300):
         coalesce_streams=True,  # or where a cell's text is cut would depend on when the kernel sends it
         resources=where,
     )
+    handlers = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
     try:
-        client.execute()
+        client.execute(stderr=subprocess.DEVNULL)  # the kernel's own words; what a cell prints is in the notebook
     except CellExecutionError as error:
         raise RuntimeError(f"chapter {source.stem} failed:\n{error}") from None
+    except Exception:
+        if hasattr(client, "_async_cleanup_kernel_future"):  # nbclient has stopped the kernel at a signal, and trips
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        for kind, handler in handlers.items():  # nbclient puts its own there, and takes away what was
+            signal.signal(kind, handler)
     shrink_pictures(notebook)
     notebook.metadata["language_info"] = {"name": "python"}  # the exact Python version would differ on every machine
     target(source).parent.mkdir(exist_ok=True)

@@ -1,7 +1,10 @@
 """The chapters are what their sources say; pytest runs them through nbmake."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -65,6 +68,28 @@ def test_what_a_cell_prints_is_one_text(tmp_path, monkeypatch):
     monkeypatch.setattr(chapters, "ROOT", tmp_path)
     (output,) = json.loads(chapters.build(source).read_bytes())["cells"][0]["outputs"]
     assert output["text"] == ["0\n", "1\n", "2\n"]
+
+
+BUILD = """
+import signal, sys
+from pathlib import Path
+from lorabook import chapters, cli
+chapters.ROOT = Path(sys.argv[1])
+code = cli.main(["notebooks"])
+print(code, signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+def test_a_chapter_that_is_stopped_leaves_the_old_notebook(tmp_path):
+    """And the signals as they were. In a process of its own: nbclient leaves torn coroutines behind."""
+    (tmp_path / "src").mkdir()
+    cell = "import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(60)\n"
+    (tmp_path / "src" / "00_small.py").write_text(f"# %%\n{cell}\n# %%\n1 + 1\n")
+    (tmp_path / "00_small.ipynb").write_text("old")
+    done = subprocess.run([sys.executable, "-c", BUILD, tmp_path], capture_output=True, text=True, timeout=50)
+    assert (done.stdout, done.stderr) == ("130 True\n", "lorabook notebooks: interrupted\n")
+    assert (tmp_path / "00_small.ipynb").read_text() == "old"
 
 
 def test_a_chapter_that_fails_leaves_the_old_notebook(tmp_path, monkeypatch):
