@@ -450,6 +450,15 @@ def test_options_that_do_not_fit(run, mine, texts, tmp_path):
     assert rows_of(texts.read_text())[0]["text"] == "good"
 
 
+def test_a_folder_that_holds_no_model(run, tmp_path):
+    expected = "config.json: No such file or directory; expected a Hugging Face or an adapter folder"
+    code, _, err = run("predict", tmp_path, "--text", "good")
+    assert code == 2 and err.endswith(f"{expected}\n")
+    (tmp_path / "checkpoint.safetensors").touch()  # of a run that was stopped
+    code, _, err = run("predict", tmp_path, "--text", "good")
+    assert code == 2 and err.endswith(f"{expected}; its training has not ended: train with --resume\n")
+
+
 def test_nothing_is_printed_of_texts_that_cannot_be_read(run, typed, mine, tmp_path):
     (tmp_path / "x.csv").write_text("review\ngood\n")
     for argv in ([tmp_path / "x.csv"], [tmp_path / "nothing.csv"], ["--text", "good", " "]):

@@ -41,7 +41,9 @@ TOKENIZER_FILES = (
 def read_config(folder):
     """The config.json of a BERT folder as a dict, with every value that this implementation depends on checked."""
     path = Path(folder) / "config.json"
-    config = read_json(path, "a Hugging Face folder")
+    unfinished = (path.parent / "checkpoint.safetensors").exists() and not path.exists()
+    what = "a Hugging Face or an adapter folder"
+    config = read_json(path, f"{what}; its training has not ended: train with --resume" if unfinished else what)
     check_values(path, config, RULES)
     if config["hidden_size"] % config["num_attention_heads"]:
         sizes = short(config["hidden_size"]), short(config["num_attention_heads"])
