@@ -95,7 +95,6 @@ def save_adapter(folder, model, config, base_model=None, task_type=None, labels=
     about = {"base_sha256": sha256, "base_model": base, "labels": labels, "max_length": max_length}
     tensors = as_safetensors({file: params[name] for file, name in held.items()}, {"format": "pt"})
     texts = {name: json.dumps(content, indent=2) + "\n" for name, content in ((ABOUT, about), (CONFIG, options))}
-    Path(folder).mkdir(parents=True, exist_ok=True)
     write_together(folder, {TENSORS: tensors} | texts)  # the config last: PEFT, and we, begin with it
 
 

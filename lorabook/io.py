@@ -64,7 +64,7 @@ def write_atomic(path, data):
 
 
 def write_together(folder, files):
-    """The same for several {name: bytes or text} of one folder: if one cannot be written, none is.
+    """The same for several {name: bytes or text} of one folder, created if need be: if one cannot be written, none is.
 
     The last one comes last, and goes away first if it was there: a process killed between the renames leaves a folder
     without it. So a reader that begins with it never takes a mixture of old and new.
@@ -72,6 +72,7 @@ def write_together(folder, files):
     folder, names, replaced = Path(folder), list(files), []
     temporaries, kept = {name: folder / temporary_name() for name in files}, folder / temporary_name()
     name = names[0]
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         for name in names:
             with open(temporaries[name], "xb") as file:

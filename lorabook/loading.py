@@ -6,7 +6,7 @@ from pathlib import Path
 from .adapter_io import about, classes_of, load_adapter
 from .adapters import LoRAConfig
 from .configs import short
-from .errors import FormatError, InputError
+from .errors import FormatError, InputError, check_integer
 from .hub import known_name, locate
 from .models.bert import BertForSequenceClassification
 from .models.pretrained import label_names, open_pretrained
@@ -91,18 +91,21 @@ class Source:
         return network
 
     def _agreed(self, labels):
-        if labels is None or self.labels is None:
-            return tuple(self.labels if labels is None else labels)
-        if self.labels != (labels := tuple(labels)) and (_named(self.labels) or len(labels) != len(self.labels)):
+        if labels is None:
+            return tuple(self.labels)
+        if isinstance(labels, str) or not (labels := tuple(labels)) or len({*labels}) < len(labels):
+            raise InputError(f"labels must be a list of different names; got {short(labels)}")
+        if self.labels is None:
+            return labels
+        if self.labels != labels and (_named(self.labels) or len(labels) != len(self.labels)):
             came, expected = short(list(labels)), short(list(self.labels))
             raise InputError(f"{self.name} was trained on the labels {expected}; the data has {came}")
         return labels
 
     def _length(self, max_length, longest):
-        chosen = max_length or self.max_length or min(MAX_LENGTH, longest)
-        if not 1 < chosen <= longest:
-            raise InputError(f"max_length must be from 2 to {longest}, the positions of {self.base}; got {chosen}")
-        return chosen
+        if max_length is None:
+            max_length = self.max_length or min(MAX_LENGTH, longest)
+        return check_integer("max_length", max_length, 2, longest, f"{longest}, the positions of {self.base}")
 
     def _tokenizer(self, max_length, config):
         tokenizer = load_tokenizer(self.tokenizer_folder, max_length)

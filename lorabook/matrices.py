@@ -1,7 +1,9 @@
 """Matrices to look at, from wherever a reader has them: a model, a checkpoint, an adapter, two checkpoints, a table."""
 
+import contextlib
 import math
 import tokenize
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
@@ -72,10 +74,8 @@ def read_matrix(path):
         return read_numbers(path)
     if path.suffix.lower() != ".npy":
         raise InputError(f"{path}: expected a .npy file, as numpy.save writes it, or a .csv or .tsv file of numbers")
-    try:
+    with _reading(path, "a .npy array"):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except UNREADABLE as error:
-        raise FormatError(f"cannot read {path} as a .npy array: {short(error)}") from None
     if array.dtype.kind not in "fiu":
         raise InputError(f"{path} holds {array.dtype}; expected numbers")
     return array.astype("f8") if array.dtype.kind in "iu" else array
@@ -98,16 +98,24 @@ def _read(path):
 def _read_npz(path):
     """{name: array} of an .npz archive. A header that promises more than its member holds is refused unread."""
     arrays = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                with archive.open(member) as file:
-                    _check_npy(file, member.file_size)
-                with archive.open(member) as file:
-                    arrays[member.filename.removesuffix(".npy")] = np.lib.format.read_array(file, allow_pickle=False)
-    except UNREADABLE as error:
-        raise FormatError(f"cannot read {path} as an .npz archive: {short(error)}") from None
+    with _reading(path, "an .npz archive"), zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            with archive.open(member) as file:
+                _check_npy(file, member.file_size)
+            with archive.open(member) as file:
+                arrays[member.filename.removesuffix(".npy")] = np.lib.format.read_array(file, allow_pickle=False)
     return arrays
+
+
+@contextlib.contextmanager
+def _reading(path, what):
+    """Context in which NumPy reads a file: what it cannot read is a FormatError, what it warns about is read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a header as Python 2 wrote it
+            yield
+    except UNREADABLE as error:
+        raise FormatError(f"cannot read {path} as {what}: {short(error)}") from None
 
 
 def _check_npy(file, size):

@@ -169,7 +169,7 @@ def _wanted(names, columns, optional):
     alike = {}
     for name in names:
         alike.setdefault(name.strip().casefold(), []).append(name)
-    for column in names if optional is None else (*columns, *optional):
+    for column in (*columns, *(names if optional is None else optional)):
         there = alike.get(column.strip().casefold(), [])
         if len(there) > 1:
             raise ValueError(f"two columns are called {short(there[0])} and {short(there[1])}; rename or remove one")

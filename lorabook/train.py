@@ -4,10 +4,11 @@ import math
 import sys
 from pathlib import Path
 
+from .configs import short
 from .errors import InputError, check_integer
 from .hooks import Hooks
 from .io import fingerprint
-from .optim import check_max_grad_norm, schedule
+from .optim import Optimizer, check_max_grad_norm, schedule
 from .parallel import team
 from .progress import Progress
 from .resume import Checkpoint, begun, live, plain
@@ -49,6 +50,8 @@ def train(
 
     Raises NonFiniteError, naming the layer, before a NaN or Inf reaches the weights or the optimizer.
     """
+    if not isinstance(optimizer, Optimizer):
+        raise InputError(f"optimizer must be a lorabook.optim.Optimizer, such as AdamW(1e-3); got {short(optimizer)}")
     epochs, checkpoint_every = check_integer("epochs", epochs), check_integer("checkpoint_every", checkpoint_every)
     seed, max_grad_norm = check_integer("seed", seed, 0), check_max_grad_norm(max_grad_norm)
     model.refuse_merged(before="training")

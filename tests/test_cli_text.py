@@ -284,7 +284,7 @@ def test_merge_of_a_classifier_that_is_none(assert_refused, model, tmp_path, sha
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--max-length", 10], "max_length must be from 2 to 9"),
+        (["--max-length", 10], "max_length must be an integer from 2 to 9"),
         (["--max-length", 1], "--max-length: expected an integer from 2 to"),
         (["--max-length", 9, "--batch-size", 49], "batch_size must be an integer from 1 to the 48 texts; got 49"),
         (["--max-length", 9, "--r", 37], "r must be at most 36, the number of weights of bert.encoder"),

@@ -155,6 +155,7 @@ def test_labels_are_numbered_by_size_and_the_split_follows_the_seed(tmp_path, rn
     [
         ("", "mine.csv is empty; expected a header"),
         ("a,b\n1,2\n", "line 1: expected a column `label`; got 'a, b'"),
+        ("a,Label\n1,x\n", "line 1: expected a column `label`; got 'Label': rename it"),
         ("label\nx\n", "expected rows, and a column of numbers beside `label`"),
         ("a,label\n", "expected rows, and a column of numbers beside `label`"),
         ("a;label\n1;x\n", "line 1: the columns are separated by semicolons; expected commas"),

@@ -312,7 +312,7 @@ def test_a_file_of_the_other_kind_is_named(run, model, data, tmp_path):
 def test_bad_options_of_a_sweep_of_texts(run, model, data, tmp_path):
     for options, message in (
         (["--ranks", 8], "rank 8 is larger than the largest possible one, 6"),
-        (["--max-length", 99], "max_length must be from 2 to 9"),
+        (["--max-length", 99], "max_length must be an integer from 2 to 9"),
         (["--batch-size", 99], "batch_size must be an integer from 1 to the"),
     ):
         code, out, err = run("sweep", "--model", model, "--data", data, *OPTIONS, *options, "--out", tmp_path / "s")

@@ -118,6 +118,13 @@ def test_several_files_are_written_together(tmp_path, monkeypatch):
     assert sorted(os.listdir(tmp_path)) == ["a", "b", "c"]
 
 
+def test_folders_of_a_file_are_created(tmp_path):
+    io.write_atomic(tmp_path / "a" / "b" / "text", "whole")
+    io.write_safetensors(tmp_path / "c" / "d" / "x.safetensors", {"x": np.ones(2)})
+    assert (tmp_path / "a" / "b" / "text").read_text() == "whole"
+    assert os.listdir(tmp_path / "c" / "d") == ["x.safetensors"]
+
+
 @pytest.mark.parametrize(("failing", "at"), [("fsync", 1), ("fsync", 2), ("replace", 1), ("replace", 2)])
 def test_several_files_or_none(tmp_path, monkeypatch, failing, at):
     """At the first of the replacements, which is the second rename: the first puts the last file away."""

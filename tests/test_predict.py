@@ -251,6 +251,12 @@ def test_labels_for_a_classifier_that_is_still_to_be_trained(tmp_path, saved):
         with pytest.raises(InputError, match="trained on the labels"):
             load_model(base, labels=["a", "b"])
     else:
+        for labels in ("ab", [], ["a", "a"]):
+            with pytest.raises(InputError, match="labels must be a list of different names"):
+                load_model(base, labels=labels)
+        for length in (0, 1, 10, 3.5, "9", True):
+            with pytest.raises(InputError, match="max_length must be an integer from 2 to 9"):
+                load_model(base, labels=["a", "b"], max_length=length)
         model = load_model(base, labels=["a", "b"], seed=3)
         assert (model.about.labels, model.about.trained) == (("a", "b"), False)
         again, other = load_model(base, labels=["a", "b"], seed=3), load_model(base, labels=["a", "b"], seed=4)
@@ -272,7 +278,7 @@ def test_models_that_cannot_answer(run, trained, mine, tmp_path):
         ([mine, "--adapter", mine], f"{mine} is an adapter folder; expected the model under it"),
         (["bert-of-mine"], "unknown model 'bert-of-mine'"),
         ([base, "--adapter", tmp_path / "nothing"], "expected a PEFT adapter folder"),
-        ([mine, "--max-length", 10], "max_length must be from 2 to 9"),
+        ([mine, "--max-length", 10], "max_length must be an integer from 2 to 9"),
         ([mine, "--max-length", 1], "expected an integer from 2"),
         ([mine, "--batch-size", 0], "expected an integer from 1"),
     ):

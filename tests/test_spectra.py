@@ -73,6 +73,17 @@ def W(rng):
     return rng.standard_normal((6, 4))
 
 
+def test_a_header_as_python_2_wrote_it_is_read_without_a_word(tmp_path):
+    """NumPy reads it too, with a warning of two lines, which is an error here."""
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (3L, 2L), }".ljust(117) + b"\n"
+    array = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + np.arange(6.0).tobytes()
+    (tmp_path / "m.npy").write_bytes(array)
+    with zipfile.ZipFile(tmp_path / "m.npz", "w") as archive:
+        archive.writestr("m.npy", array)
+    for name in ("m.npy", "m.npz"):
+        np.testing.assert_array_equal(matrices_of(tmp_path / name)[0]["m"], np.arange(6.0).reshape(3, 2))
+
+
 def test_a_matrix_from_every_kind_of_file(tmp_path, W):
     np.save(tmp_path / "m.npy", W)
     np.savez(tmp_path / "m.npz", W=W, ids=np.arange(3), half=W.astype("f2"))

@@ -277,6 +277,12 @@ def test_options_are_checked_before_work(batches, options, message):
         train(lora_model(), batches, AdamW(1e-2), **options)
 
 
+@pytest.mark.parametrize("optimizer", [None, "adamw", AdamW])
+def test_what_is_no_optimizer(batches, optimizer):
+    with pytest.raises(InputError, match="optimizer must be a lorabook.optim.Optimizer"):
+        train(lora_model(), batches, optimizer, epochs=1)
+
+
 def test_nothing_to_train_is_an_error(batches):
     model = lora_model()
     model.freeze()
