@@ -91,7 +91,7 @@ def _plot_rank_vs_error(rows):
 
 
 FIGURES = {
-    "rank_vs_error": Figure(_rank_vs_error, _plot_rank_vs_error, 1),
+    "rank_vs_error": Figure(_rank_vs_error, _plot_rank_vs_error, 0.5),
     "headline_choices": Figure(_headline_choices, plotting_choices.headline_choices, 7),
     "learning_rates": Figure(_learning_rates, plotting_choices.learning_rates, 20),
     "planted_bound": Figure(_planted_bound, plotting.planted_bound, 1),

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 from .errors import FormatError, InputError
+from .notes import note
 from .readers import numbered_lines, opened
 from .tables import FORMATS, is_table, table_rows
 from .text import check_text
@@ -16,12 +17,15 @@ END = object()
 
 
 def file_windows(path, encoding="utf-8"):
-    """Yield lists of the texts of a .csv, .tsv or .jsonl file with a column `text`, or of the lines of a .txt file."""
+    """Yield lists of the texts of a .csv, .tsv or .jsonl file with a column `text`, or of the lines of a .txt file.
+
+    Of lines, here and on standard input: blanks around them do not count, and blank ones are passed over.
+    """
     path = Path(path)
     if is_table(path):
         rows = ((line, row["text"]) for line, row in table_rows(path, ("text",), encoding=encoding))
     elif path.suffix.lower() == ".txt":
-        rows = _lines(path, encoding)
+        rows = _lines_of(path, encoding)
     else:
         raise InputError(f"{path}: expected a {', '.join(FORMATS)} file with a column `text`, or a .txt file of lines")
     texts, some = (_checked(path, *row) for row in rows), False
@@ -32,10 +36,21 @@ def file_windows(path, encoding="utf-8"):
         raise FormatError(f"{path} holds no texts")
 
 
-def _lines(path, encoding):
+def _lines_of(path, encoding):
     with opened(path) as file:
-        for line, text in numbered_lines(file, path, encoding):
-            yield line, text.rstrip("\r\n")
+        yield from _texts(file, path, encoding)
+
+
+def _texts(file, name, encoding):
+    """(line, text) of each line but the blank ones, which are counted in a note at the end."""
+    blank = 0
+    for line, text in numbered_lines(file, name, encoding):
+        if text := text.strip():
+            yield line, text
+        else:
+            blank += 1
+    if blank:
+        note(f"{name}: {blank} blank line{'s' * (blank > 1)} passed over")
 
 
 def _checked(name, line, text):
@@ -53,8 +68,8 @@ def input_windows(encoding="utf-8", most=WINDOW):
     def read():
         last = END
         try:
-            for line, text in numbered_lines(_own(sys.stdin), name, encoding):
-                came.put(_checked(name, line, text.rstrip("\r\n")))
+            for line, text in _texts(_own(sys.stdin), name, encoding):
+                came.put(_checked(name, line, text))
         except Exception as error:
             last = error
         came.put(last)

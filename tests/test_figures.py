@@ -136,7 +136,7 @@ def test_without_a_name_the_figures_are_listed_with_their_times_and_nothing_star
     assert (code, err) == (0, "") and not list(tmp_path.iterdir())
     lines = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line}
     assert all(lines[name][-1] in ("min", "h") for name in figures.FIGURES)
-    assert lines["rank_vs_error"] == ["1", "min"]
+    assert lines["rank_vs_error"] == ["under", "1", "min"]
 
 
 @pytest.mark.parametrize(

@@ -417,7 +417,6 @@ def test_another_encoding(run, typed, mine, tmp_path):
 BAD = {  # file name, content, message
     "no column": ("x.csv", "review\ngood\n", "x.csv, line 1: expected a column `text`"),
     "an empty text": ("x.csv", "text,id\ngood,1\n,2\n", "x.csv, line 3: expected a text; got ''"),
-    "an empty line": ("x.txt", "good\n\nbad\n", "x.txt, line 2: expected a text; got ''"),
     "a number": ("x.jsonl", '{"text": "good"}\n{"text": 3}', "x.jsonl, line 2: expected a text; got 3"),
     "NaN": ("x.jsonl", '{"text": NaN}', "x.jsonl, line 1 is not JSON"),
     "a surrogate": ("x.jsonl", '{"text": "\\ud800"}', "x.jsonl, line 1: half of a surrogate pair"),
@@ -475,11 +474,22 @@ def test_nothing_is_printed_of_texts_that_cannot_be_read(run, typed, mine, tmp_p
 
 
 def test_answers_before_a_bad_line_are_given(run, typed, mine):
-    typed("good\nbad\n\nfine\n")
+    typed("good\nbad\n\0\nfine\n")
     code, out, err = run("predict", mine)
     assert code == 2
     assert [row["text"] for row in rows_of(out)] == ["good", "bad"]
-    assert "standard input, line 3: expected a text" in err
+    assert "standard input, line 3: a NUL character" in err
+
+
+def test_blank_lines_are_passed_over_and_counted(run, typed, mine, tmp_path):
+    typed("good\n\n  \nbad \n\n")
+    code, out, err = run("predict", mine)
+    assert code == 0 and [row["text"] for row in rows_of(out)] == ["good", "bad"]
+    assert err == "note: standard input: 3 blank lines passed over\n"
+    (tmp_path / "x.txt").write_text("good\n\nbad\n")
+    code, out, err = run("predict", mine, tmp_path / "x.txt")
+    assert code == 0 and [row["text"] for row in rows_of(out)] == ["good", "bad"]
+    assert err.endswith("x.txt: 1 blank line passed over\n")
 
 
 def test_a_missing_standard_input(run, mine, monkeypatch):

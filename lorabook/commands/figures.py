@@ -55,4 +55,4 @@ def _listed(figures):
 
 
 def _duration(minutes):
-    return f"{minutes:g} min" if minutes < 60 else f"{minutes / 60:.0f} h"
+    return "under 1 min" if minutes < 1 else f"{minutes:g} min" if minutes < 60 else f"{minutes / 60:.0f} h"

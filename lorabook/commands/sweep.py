@@ -225,6 +225,7 @@ def _points(gap):
     if gap is None:
         return ""
     mean, error = (100 * part for part in gap)
+    mean = round(mean, 1) + 0.0  # no minus before a zero
     return f"{mean:+.1f}" if math.isnan(error) else f"{mean:+.1f} +- {error:.1f}"
 
 
