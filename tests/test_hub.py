@@ -25,6 +25,7 @@ import pytest
 from lorabook import archives, cli, hub, index
 from lorabook.archives import Member, Tarball
 from lorabook.errors import FormatError, InputError
+from lorabook.known import Entry
 
 MODEL = random.Random(0).randbytes(300_000)
 TEXT = b"1\t2.5\tA film.\r\n" * 100
@@ -71,7 +72,7 @@ def make_tarball(tar, *members):
 
 
 def make_entry(archive, members, **options):
-    return hub.Entry(
+    return Entry(
         what="a toy", licence="MIT", project="toy", file=FILE, size=len(archive), sha256=sha256(archive),
         members=tuple(members), **options,
     )  # fmt: skip
@@ -557,7 +558,9 @@ def damaged(data, rng):
 
 
 def start_fetch():
-    code = f"from lorabook import hub; from lorabook.hub import *; hub.KNOWN['toy'] = {TOY!r}; print(hub.locate('toy'))"
+    code = (
+        f"from lorabook import hub; from lorabook.known import *; hub.KNOWN['toy'] = {TOY!r}; print(hub.locate('toy'))"
+    )
     return subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
     )
@@ -647,7 +650,15 @@ def test_a_damaged_copy_is_fetched_again_with_a_note(server, cache, capsys, dama
     assert content(folder) == WANTED and list(cache.iterdir()) == [folder]
 
 
-def test_a_flipped_bit_is_found_by_verify(server, cache, run):
+def test_a_flipped_bit_in_a_small_file_is_found_each_time(server, cache, capsys):
+    folder = hub.locate("toy")
+    (folder / "model.bin").write_bytes(bytes([MODEL[0] ^ 1]) + MODEL[1:])
+    assert hub.locate("toy") == folder and content(folder) == WANTED
+    assert "model.bin has sha256" in capsys.readouterr().err
+
+
+def test_a_flipped_bit_in_a_large_file_is_found_by_verify(server, cache, run, monkeypatch):
+    monkeypatch.setattr(hub, "SMALL", 0)
     folder = hub.locate("toy")
     (folder / "model.bin").write_bytes(bytes([MODEL[0] ^ 1]) + MODEL[1:])
     assert hub.locate("toy") == folder and content(folder) != WANTED  # the cheap look does not see it
