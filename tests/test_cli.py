@@ -157,7 +157,7 @@ BAD = [
     (["sweep", "--seeds", "0"], "from 1 to 1000; got '0'"),
     (["sweep", "--data", "digit"], "unknown data 'digit'"),
     (["sweep", "--data", "nothing.csv"], "nothing.csv"),
-    (["sweep", "--lora-alpha", "nan"], "expected a finite number; got 'nan'"),
+    (["sweep", "--lora-alpha", "0"], "expected a finite number above 0; got '0'"),
     (["sweep", "--lr", "-1"], "lr must be a finite number >= 0; got -1.0"),
     (["sweep", "--lr-full", "inf"], "expected a finite number; got 'inf'"),
     (["sweep", "--lr", "fast"], "expected a finite number; got 'fast'"),
@@ -174,7 +174,7 @@ BAD = [
     (["train", "mlp", "digits"], "unknown model 'mlp'; expected"),
     (["train", "mlp-digits", "nothing"], "mlp-digits trains on digits, digits-rotated"),
     (["train", "mlp-digits", "digits", "--r", "-1"], "from 1 to 65536; got '-1'"),
-    (["train", "mlp-digits", "digits", "--lora-alpha", "inf"], "expected a finite number; got 'inf'"),
+    (["train", "mlp-digits", "digits", "--lora-alpha", "inf"], "expected a finite number above 0; got 'inf'"),
     (["train", "mlp-digits", "digits", "--lora-dropout", "1"], "0 <= p < 1; got 1"),
     (
         ["train", "mlp-digits", "digits", "--target-modules", "fc4"],

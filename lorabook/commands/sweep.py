@@ -59,7 +59,7 @@ def add_recipes(parser):
     tuned = "(default: tuned, see the lines under the table)"
     parser.add_argument("--lr", type=number(), help=f"learning rate of LoRA, at every rank {tuned}")
     parser.add_argument("--lr-full", type=number(), metavar="LR", help=f"learning rate of full fine-tuning {tuned}")
-    parser.add_argument("--lora-alpha", type=number(), help=f"scaling is lora_alpha / r at every rank {tuned}")
+    parser.add_argument("--lora-alpha", type=number(above=0), help=f"scaling is lora_alpha / r at every rank {tuned}")
     parser.add_argument(
         "--use-rslora", action="store_true", help="scaling is lora_alpha / sqrt(r), lora_alpha 16 if not given"
     )

@@ -36,7 +36,7 @@ def add_arguments(parser):
     add("--out", "adapter folder to write; must not hold another run", required=True, metavar="DIR")
     add("--adapter", "train this adapter further; its options, labels and base model stay", metavar="DIR")
     add("--r", "rank (default: 8)", type=integer(1, 2**16))
-    add("--lora-alpha", "scaling is lora_alpha / r (default: 16)", type=number())
+    add("--lora-alpha", "scaling is lora_alpha / r (default: 16)", type=number(above=0))
     add("--lora-dropout", "dropout on the LoRA branch's input (default: 0)", type=number(), metavar="P")
     add("--use-rslora", "scaling is lora_alpha / sqrt(r)", action="store_true", default=None)
     add("--target-modules", "layers (default: query value; for mlp-digits all)", nargs="+", metavar="NAME")
