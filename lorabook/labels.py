@@ -56,6 +56,19 @@ def named_labels(labels, name):
     return names
 
 
+def placeholders(n):
+    """What transformers calls classes to which nobody gave names."""
+    return [f"LABEL_{i}" for i in range(n)]
+
+
+def among(labels, names):
+    """The labels of a file, by the names that a model has for them: 0, 1, ... for a model that has none of its own."""
+    if list(names) != placeholders(len(names)):
+        return labels
+    number = {str(i): name for i, name in enumerate(names)}
+    return [number.get(label, label) for label in labels]
+
+
 def in_order(names):
     """The different names, sorted: by size if all are numbers, else as text."""
     different = sorted({*names})

@@ -8,6 +8,7 @@ from .adapters import LoRAConfig
 from .configs import short
 from .errors import FormatError, InputError, check_integer
 from .hub import known_name, locate
+from .labels import placeholders
 from .models.bert import BertForSequenceClassification
 from .models.pretrained import label_names, open_pretrained
 from .tokenizer import load_tokenizer
@@ -157,7 +158,7 @@ def _labels(adapter, folder, told):
     named = label_names(config) if told is None else told
     if told is not None and len(told) != classes:
         raise FormatError(f"{adapter}: {len(told)} labels for a classifier of {classes} classes")
-    labels = named if len(named) == classes else [f"LABEL_{i}" for i in range(classes)]
+    labels = named if len(named) == classes else placeholders(classes)
     if len({*labels}) < classes:
         raise FormatError(f"{adapter or folder}: two classes have the same label; got {short(labels)}")
     return tuple(labels)
@@ -165,4 +166,4 @@ def _labels(adapter, folder, told):
 
 def _named(labels):
     """Whether somebody has given the labels their names."""
-    return any(label != f"LABEL_{i}" for i, label in enumerate(labels))
+    return list(labels) != placeholders(len(labels))

@@ -12,7 +12,7 @@ from .attention import PADDING
 from .configs import short
 from .errors import FormatError, InputError, check_integer
 from .io import fingerprint
-from .labels import alike, in_order, named_labels
+from .labels import alike, among, in_order, named_labels
 from .tables import read_table
 from .tokenizer import encode
 
@@ -153,16 +153,19 @@ def movie_reviews(path, seed=0, train=8000):
 def text_file(path, encoding="utf-8", split=True, names=None):
     """A TextTask from a .csv, .tsv or .jsonl file with `text` and `label`: `TextTask.split`, or `whole` if not `split`.
 
-    Labels: see `labels`. names: those that may occur (None: any); a file that is not split is numbered in their order.
+    Labels: see `labels`. names: those that may occur (None: any), see `labels.among`; a file that is not split is
+    numbered in their order.
     """
     path = Path(path)
     rows = read_table(path, ("text", "label"), encoding=encoding)
     for line, row in rows:
         check_text(row["text"], f"{path}, line {line}")
     texts, labels = [row["text"] for _, row in rows], named_labels([(line, row["label"]) for line, row in rows], path)
+    labels = labels if names is None else among(labels, names)
     for (line, _), label in zip(rows, labels, strict=True):
         if names is not None and label not in names:
-            raise FormatError(f"{path}, line {line}: the label {short(label)} is none of {short(list(names))}")
+            hint = "; the model has no names for its classes: write their numbers" * (among(["0"], names) != ["0"])
+            raise FormatError(f"{path}, line {line}: the label {short(label)} is none of {short(list(names))}{hint}")
     return TextTask.split(path.name, texts, labels) if split else TextTask.whole(path.name, texts, labels, names)
 
 

@@ -112,6 +112,21 @@ def test_labels_are_numbered_as_the_model_does(run_json, run, trained, mine, tmp
     assert run_json(tmp_path / "a", trained / "data.csv")["accuracy"] == np.mean(right)
 
 
+def test_classes_without_names_are_numbers_in_a_file(run_json, refused, trained, mine, tmp_path):
+    """As in a folder that PEFT wrote."""
+    shutil.copytree(mine, tmp_path / "peft")
+    (tmp_path / "peft" / "lorabook.json").unlink()
+    model = str(trained / "model")
+    named, numbered = trained / "data.csv", tmp_path / "numbers.csv"
+    lines = named.read_text().splitlines()
+    cells = [line.rpartition(",") for line in lines[1:]]
+    numbered.write_text("\n".join([lines[0], *(f"{text},{['neg', 'pos'].index(label)}" for text, _, label in cells)]))
+    found = run_json(model, numbered, "--adapter", tmp_path / "peft")
+    assert found["accuracy"] == run_json(mine, named, "--max-length", 9)["accuracy"]
+    assert [row["label"] for row in found["classes"]] == ["LABEL_0", "LABEL_1"]
+    refused("the model has no names for its classes: write their numbers", model, named, "--adapter", tmp_path / "peft")
+
+
 def test_a_random_classifier_says_so(run, run_json, trained):
     code, out, err = run("evaluate", trained / "model", trained / "data.csv")
     said = f"the classifier of {trained / 'model'} is random: it was never trained; this is how well guessing does"
