@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 from collections import Counter
@@ -59,6 +60,31 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker("fuzz"):
                 item.add_marker(pytest.mark.skip(reason="100,000 malformed files take minutes: pytest -m fuzz"))
+
+
+@pytest.fixture
+def run_json(run):
+    """Call the command line with --json: what it prints, as an object."""
+
+    def call(*argv):
+        code, out, err = run(*argv, "--json")
+        assert code == 0, err
+        return json.loads(out)
+
+    return call
+
+
+@pytest.fixture
+def assert_refused(run):
+    """Call the command line with what it is to refuse: exit code 2 and one line, with this message."""
+
+    def call(message, *argv):
+        code, out, err = run(*argv)
+        assert (code, out) == (2, "")
+        assert message in err
+        assert err.count("\n") == 1
+
+    return call
 
 
 def pytest_terminal_summary(terminalreporter):

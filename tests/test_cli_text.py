@@ -17,16 +17,6 @@ OPTIONS = ["--epochs", 12, "--batch-size", 4, "--r", 2, "--max-length", 9, "--lr
 
 
 @pytest.fixture
-def run_json(run):
-    def call(*argv):
-        code, out, err = run(*argv, "--json")
-        assert code == 0, err
-        return json.loads(out)
-
-    return call
-
-
-@pytest.fixture
 def model(tmp_path):
     return encoder_folder(tmp_path / "model")
 
@@ -207,17 +197,6 @@ def test_merge_takes_the_number_of_labels_from_the_classifier(run_json, tmp_path
 
 
 # ---- bad input: exit code 2, one line, nothing written ---------------------------------------------------------------
-
-
-@pytest.fixture
-def assert_refused(run):
-    def call(message, *argv):
-        code, out, err = run(*argv)
-        assert (code, out) == (2, "")
-        assert message in err
-        assert err.count("\n") == 1
-
-    return call
 
 
 def test_an_adapter_of_other_labels(assert_refused, run_json, model, data, tmp_path):

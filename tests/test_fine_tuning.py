@@ -22,27 +22,6 @@ FAST = ["--batch-size", 8, "--r", 2, "--lr", 0.01]
 SHORT = [*FAST, "--epochs", 4]
 
 
-@pytest.fixture
-def run_json(run):
-    def call(*argv):
-        code, out, err = run(*argv, "--json")
-        assert code == 0, err
-        return json.loads(out)
-
-    return call
-
-
-@pytest.fixture
-def assert_refused(run):
-    def call(message, *argv):
-        code, out, err = run(*argv)
-        assert (code, out) == (2, "")
-        assert message in err
-        assert err.count("\n") == 1
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A folder with a bare encoder."""

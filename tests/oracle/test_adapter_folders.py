@@ -22,18 +22,6 @@ pytestmark = [
 IDS = np.array([[2, 5, 4, 5, 3], [2, 6, 3, -1, -1], [2, 9, 8, 3, -1]])
 
 
-@pytest.fixture(scope="module")
-def transformers(torch):
-    module = pytest.importorskip("transformers", reason="live comparison needs transformers")
-    module.logging.set_verbosity_error()
-    return module
-
-
-@pytest.fixture(scope="module")
-def peft(torch):
-    return pytest.importorskip("peft", reason="live comparison needs peft: pip install -e '.[oracle]'")
-
-
 def ours(labels=3, **options):
     return tiny_bert(np.random.default_rng(0), dtype="float32", labels=labels, **options)
 

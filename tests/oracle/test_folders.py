@@ -26,15 +26,6 @@ SIZES = {
 }
 
 
-@pytest.fixture(scope="module")
-def transformers(torch):
-    module = pytest.importorskip(
-        "transformers", reason="live comparison needs transformers: pip install -e '.[oracle]'"
-    )
-    module.logging.set_verbosity_error()
-    return module
-
-
 @pytest.fixture
 def made(torch, transformers):
     """made(class name) -> a tiny random model of transformers."""

@@ -36,20 +36,6 @@ CONFIGS = {
 
 
 @pytest.fixture(scope="module")
-def transformers(torch):
-    module = pytest.importorskip(
-        "transformers", reason="live comparison needs transformers: pip install -e '.[oracle]'"
-    )
-    module.logging.set_verbosity_error()
-    return module
-
-
-@pytest.fixture(scope="module")
-def peft(torch):
-    return pytest.importorskip("peft", reason="live comparison needs peft: pip install -e '.[oracle]'")
-
-
-@pytest.fixture(scope="module")
 def folder():
     try:
         return hub.locate("minilm", progress=False)

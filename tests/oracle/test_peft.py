@@ -20,11 +20,6 @@ CONFIGS = [
 ]
 
 
-@pytest.fixture
-def peft(torch):
-    return pytest.importorskip("peft", reason="live comparison needs peft: pip install -e '.[oracle]'")
-
-
 def torch_mlp(torch, model):
     """The same MLP in torch, with the same names and weights, float64."""
     layers = OrderedDict()

@@ -21,20 +21,6 @@ REVIEWS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def transformers(torch):
-    module = pytest.importorskip(
-        "transformers", reason="live comparison needs transformers: pip install -e '.[oracle]'"
-    )
-    module.logging.set_verbosity_error()
-    return module
-
-
-@pytest.fixture(scope="module")
-def peft(torch):
-    return pytest.importorskip("peft", reason="live comparison needs peft: pip install -e '.[oracle]'")
-
-
 def their_base(transformers, folder):
     return transformers.BertForSequenceClassification.from_pretrained(folder, num_labels=3).eval()
 

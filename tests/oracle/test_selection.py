@@ -147,18 +147,6 @@ REFUSED = {
 }
 
 
-@pytest.fixture(scope="module")
-def transformers(torch):
-    module = pytest.importorskip("transformers", reason="live comparison needs transformers")
-    module.logging.set_verbosity_error()
-    return module
-
-
-@pytest.fixture(scope="module")
-def peft(torch):
-    return pytest.importorskip("peft", reason="live comparison needs peft: pip install -e '.[oracle]'")
-
-
 def ours():
     return tiny_bert(np.random.default_rng(0), dtype="float32", config=SIZES)
 
