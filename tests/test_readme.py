@@ -116,8 +116,18 @@ def test_figures_of_the_step():
     assert f"{100 * rows[0]['gemm_share']:.0f} % of the step are the products" in text
     assert "AMD EPYC" in rows[0]["machine"] and "Xeon" in other[0]["machine"]
     time = [f"{row['time_ratio']:.2f}" for row in other]
-    assert f"the same command gave {', '.join(time[:4])} and {time[4]}" in text
+    assert f"`figures step_time` gave {', '.join(time[:4])} and {time[4]}" in text
     assert sum(row["time_ratio"] > 1 for row in other) == 2 and "PEFT was ahead in two of the five" in text
+
+
+def test_figures_of_predict():
+    row = read_csv(ROOT / "figures" / "data" / "bench" / "predict.csv")[0]
+    text = " ".join(TEXT.split())
+    assert row["side"] == "lorabook" and (row["texts"], row["data"]) == (1000, "movie-reviews")
+    assert (
+        f"in {row['time_ratio']:.2f} times the time" in text and f"in {row['memory_ratio']:.2f} of its memory" in text
+    )
+    assert f"takes {row['first_seconds']:.1f} s" in text
 
 
 def test_number_of_mutants():
