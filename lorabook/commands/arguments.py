@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import math
+import os
 import re
 
 
@@ -53,8 +54,15 @@ def add_jobs(parser):
     )
 
 
+# joblib's processes have one beside them that clears up after killed ones, and after ^C says so below our one line. The
+# environment is the only way to tell it not to; what it clears away is a semaphore, and it does so all the same.
+QUIET = "ignore:resource_tracker:UserWarning"
+
+
 def where_jobs_run(args):
     """Context in which joblib computes on the workers of --scheduler, if that is given."""
+    if QUIET not in (own := os.environ.get("PYTHONWARNINGS", "")):
+        os.environ["PYTHONWARNINGS"] = f"{own},{QUIET}" if own else QUIET
     if args.scheduler is None:
         return contextlib.nullcontext()
     from ..cluster import dask_workers
