@@ -4,21 +4,33 @@ import importlib
 
 __version__ = "0.1.0"
 
+
+def lazily(package, homes):
+    """The `__getattr__` of a package whose `homes` are {module in it: names}: a name is loaded when it is asked for."""
+
+    def load(name):
+        for home, names in homes.items():
+            if name in names:
+                return getattr(importlib.import_module(f".{home}", package), name)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return load
+
+
 HOMES = {  # where what is public lives: loaded when it is first asked for, so that ^C can end even a command's start
-    "adapters": ("LoRAConfig", "LoRALinear", "inject", "memory_table", "merge", "unmerge"),
+    "adapters": ("LoRAConfig", "LoRALinear", "inject", "load_adapter", "memory_table", "merge", "save_adapter",
+                 "unload", "unmerge"),
     "backend": ("array_namespace", "get_xp", "to_numpy"),
+    "data": ("Batches", "Texts", "text_file"),
     "errors": ("FormatError", "InputError", "NonFiniteError"),
-    "loading": ("load_model",),
-    "predictions": ("Prediction", "predict"),
-}
+    "linalg": ("activation_factor", "break_even_rank", "energy_rank", "pca", "randomized_svd", "rank_errors",
+               "stable_rank", "truncate", "truncate_for_inputs", "truncated_svd"),
+    "models": ("MLP", "Sampling"),
+    "tasks": ("Prediction", "evaluate", "generate", "load_model", "predict"),
+    "training": ("AdamW", "train"),
+}  # fmt: skip
 __all__ = sorted(name for names in HOMES.values() for name in names)
-
-
-def __getattr__(name):
-    for home, names in HOMES.items():
-        if name in names:
-            return getattr(importlib.import_module(f".{home}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazily(__name__, HOMES)
 
 
 def __dir__():

@@ -15,21 +15,24 @@ import sys
 import textwrap
 
 from . import __version__
-from .commands.arguments import integer
+from .commands import integer
 from .errors import InputError, printable
 
-COMMANDS = ("sweep", "spectrum", "train", "evaluate", "predict", "merge", "bench", "figures", "notebooks", "fetch",
-            "doctor")  # fmt: skip
+COMMANDS = ("sweep", "spectrum", "train", "evaluate", "predict", "generate", "merge", "export", "bench", "figures",
+            "notebooks", "fetch", "doctor")  # fmt: skip
 BACKENDS = ("numpy", "cupy", "auto")
 BAD_PATHS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one line for an error, as every other bad input gets."""
+    """argparse with one line for an error, as every other bad input gets; help that cannot be written is one."""
 
     def error(self, message):
         print(f"{self.prog}: {printable(message)} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
+
+    def _print_message(self, message, file=None):  # argparse's own passes over what fails, or leaves it to the end
+        print(message, end="", file=file or sys.stderr, flush=True)
 
 
 class Terminated(KeyboardInterrupt):
@@ -61,10 +64,11 @@ def parser():
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(command)
-        for option in module.SHARED:
-            command.add_argument(f"--{option}", **SHARED[option])
+        own = module.SHARED if isinstance(module.SHARED, dict) else {option: {} for option in module.SHARED}
+        for option, changes in own.items():
+            command.add_argument(f"--{option}", **SHARED[option] | changes)
         command.add_argument("--json", action="store_true", help="print one JSON object instead of text")
-        command.set_defaults(run=module.run)
+        command.set_defaults(run=module.run, backends=own.get("backend", {}).get("choices", BACKENDS))
     return main
 
 
@@ -82,7 +86,7 @@ def main(argv=None):
         with _terminable():
             for piece in _run(args, sys.argv[1:] if argv is None else argv):
                 print(piece, end="", flush=True)
-        return 0
+        return getattr(args, "code", 0)
     except SystemExit as end:  # argparse has printed the help, or what is wrong
         return end.code
     except InputError as error:
@@ -95,10 +99,11 @@ def main(argv=None):
     except MemoryError as error:
         return _fail(args, f"out of memory. {error}", 1)
     except RuntimeError as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # Python 3.11 wraps what is raised while a class is made
+            return _interrupted(args, error.__cause__)
         return _fail(args, error, 1)
     except KeyboardInterrupt as error:
-        what, code = ("terminated", 143) if isinstance(error, Terminated) else ("interrupted", 130)
-        return _fail(args, what + getattr(args, "after_interrupt", str)(), code)
+        return _interrupted(args, error)
     finally:
         _flush()
 
@@ -109,7 +114,7 @@ def _run(args, argv):
         raise InputError(f"{empty[0]!r} gives no value")  # argparse takes it for an empty list, whatever the option
     if unknown := parser().parse_known_args(argv or ["--help"], args)[1]:
         raise InputError(f"unrecognized arguments: {shlex.join(unknown)} (see lorabook {args.command} --help)")
-    if (backend := getattr(args, "backend", BACKENDS[0])) not in BACKENDS:  # argparse lets defaults pass
+    if (backend := getattr(args, "backend", BACKENDS[0])) not in args.backends:  # argparse lets defaults pass
         raise InputError(f"LORABOOK_BACKEND is {backend!r}; expected one of {', '.join(BACKENDS)}")
     args.command_line = printable(shlex.join(["lorabook", *_computation(argv)]))
     result, text = args.run(args)
@@ -154,6 +159,11 @@ def _computation(argv):
             next(words, None)
         elif word not in ("--resume", "--json", "--distributed") and word.partition("=")[0] not in valued:
             yield word
+
+
+def _interrupted(args, error):
+    what, code = ("terminated", 143) if isinstance(error, Terminated) else ("interrupted", 130)
+    return _fail(args, what + getattr(args, "after_interrupt", str)(), code)
 
 
 def _fail(args, message, code):

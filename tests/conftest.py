@@ -1,10 +1,13 @@
+import contextlib
 import json
 import os
 import signal
-from collections import Counter
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from threadpoolctl import threadpool_limits
 
 from lorabook import backend, cli
@@ -16,6 +19,10 @@ threadpool_limits(1)
 
 # A job in the background of a shell script has SIGINT ignored, and so have the commands that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# On a busy machine a draw may take seconds: that is no fault of what is tested.
+settings.register_profile("lorabook", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("lorabook")
 
 pytest.register_assert_rewrite("checks", "mutants")
 
@@ -54,14 +61,6 @@ def run(capsys):
     return call
 
 
-def pytest_collection_modifyitems(config, items):
-    """Skip the long fuzz unless it is asked for."""
-    if "fuzz" not in config.option.markexpr:
-        for item in items:
-            if item.get_closest_marker("fuzz"):
-                item.add_marker(pytest.mark.skip(reason="100,000 malformed files take minutes: pytest -m fuzz"))
-
-
 @pytest.fixture
 def run_json(run):
     """Call the command line with --json: what it prints, as an object."""
@@ -87,8 +86,29 @@ def assert_refused(run):
     return call
 
 
-def pytest_terminal_summary(terminalreporter):
-    """One line a reason for what was skipped, instead of one a test."""
-    reasons = Counter(str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", []))
-    for reason, count in reasons.most_common():
-        terminalreporter.write_line(f"skipped {count}: {reason.removeprefix('Skipped: ')}")
+@pytest.fixture
+def public():
+    """A folder that every user of the system can enter, as those of pytest's `tmp_path` are not."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder).resolve()
+
+
+@pytest.fixture
+def read_only():
+    """Context in which a folder inside `public` cannot be written to; root, whom no mode stops, is nobody meanwhile."""
+
+    @contextlib.contextmanager
+    def locked(folder):
+        root = os.geteuid() == 0
+        folder.chmod(0o555)
+        if root:
+            os.seteuid(65534)
+        try:
+            yield
+        finally:
+            if root:
+                os.seteuid(0)
+            folder.chmod(0o755)
+
+    return locked

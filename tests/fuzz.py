@@ -17,12 +17,12 @@ from typing import NamedTuple
 import numpy as np
 import safetensors.numpy
 
-from lorabook import InputError, NonFiniteError, data, io, matrices, tables, text, windows
-from lorabook.data import Batches
-from lorabook.hooks import Evaluation
+from lorabook import InputError, NonFiniteError, data, files
+from lorabook.data import Batches, text, windows
+from lorabook.files import tables
 from lorabook.models import MLP
-from lorabook.optim import AdamW
-from lorabook.train import train
+from lorabook.tasks import matrices
+from lorabook.training import AdamW, Evaluation, train
 
 SECONDS = 5  # of processor time a file may take
 
@@ -301,7 +301,8 @@ def resumed(path, model=None):
     model = model or MLP((3, 4, 2), rng=np.random.default_rng(0))
     hook = Evaluation(lambda model, workers: (0.5, 0.5), 2, keep="best")
     optimizer, before = AdamW(0.01), {name: array.copy() for name, array in model.named_params().items()}
-    batches = Batches(np.eye(3, dtype="f4")[[0, 1, 2, 0, 1, 2]], np.array([0, 1, 0, 1, 0, 1]), 2)
+    rows = {"x": np.eye(3, dtype="f4")[[0, 1, 2, 0, 1, 2]], "labels": np.array([0, 1, 0, 1, 0, 1])}
+    batches = Batches(rows, 2)
     options = {"epochs": 2, "checkpoint": path, "checkpoint_every": 4, "workers": 1, "hooks": [hook], "resume": True}
     try:
         train(model, batches, optimizer, **options)
@@ -318,7 +319,7 @@ def real_checkpoint():
     """(arrays, state) of the run of `resumed`."""
     with tempfile.TemporaryDirectory() as folder:
         resumed(Path(folder) / "checkpoint")
-        return io.read_checkpoint(Path(folder) / "checkpoint")
+        return files.read_checkpoint(Path(folder) / "checkpoint")
 
 
 def checkpoint(rng):
@@ -338,7 +339,7 @@ def checkpoint(rng):
     except RecursionError:  # a forged value of its state may lie deeper than Python can write
         content = strange_json(rng)
     content = "".join(c for c in content if not "\ud800" <= c <= "\udfff")
-    file = safetensors.numpy.save(arrays, {"lorabook": f"{io.fingerprint(arrays, content)} {content}"})
+    file = safetensors.numpy.save(arrays, {"lorabook": f"{files.fingerprint(arrays, content)} {content}"})
     return damaged(rng, file) if rng.random() < 0.2 else file
 
 

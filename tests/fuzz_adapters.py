@@ -1,5 +1,6 @@
 """Malformed adapter folders: configs with strange values and explosive expressions, tensors, what stands beside."""
 
+import dataclasses
 import json
 from unittest import mock
 
@@ -8,9 +9,8 @@ import safetensors.numpy
 from checks import tiny_bert
 from fuzz import GENERATORS, Kind, damaged, encoded, pick, strange_json
 
-from lorabook import InputError, adapter_io
-from lorabook.adapter_formats import OWN
-from lorabook.adapters import patterns
+from lorabook import InputError
+from lorabook.adapters import LoRAConfig, patterns, peft_folder, read_adapter_config
 
 BLOCKS = [f"bert.encoder.layer.{i}.attention.self.{name}" for i in (0, 1) for name in ("query", "value")]
 OPTIONS = {"peft_type": "LORA", "r": 2, "lora_alpha": 3, "target_modules": ["query", "value"], "bias": "none"}
@@ -29,6 +29,7 @@ PATTERNS = (
 EXPLOSIVE = ("(a+)+$", r"([a-z.]+)*\d", "(?:a?){40}", r"(.*a){25}(.)\2", "(?i)" + "[a-\U0010ffff]" * 200)
 MLX = {"fine_tune_type": "lora", "num_layers": 2, "lora_parameters": {"rank": 2, "scale": 1.5, "keys": ["query"]}}
 BESIDE = {"base_sha256": "0" * 64, "base_model": "minilm", "labels": ["a", "b"], "max_length": 9}
+BESIDE["training_texts"] = "0123456789ab"
 
 
 def strange_value(rng):
@@ -73,7 +74,7 @@ def adapter_tensors(rng):
 def select(path):
     """Read an adapter's config, and choose layers by it, in less time than a user is given."""
     with mock.patch.object(patterns, "SECONDS", 0.5):
-        config = adapter_io.read_adapter_config(path.parent)
+        config = read_adapter_config(path.parent)
         try:
             config.for_layers(config.select(BLOCKS))
         except InputError as error:
@@ -90,15 +91,16 @@ def select_mlx(path):
 def read_beside(path):
     """What lorabook.json says."""
     (path.parent / "adapter_config.json").write_text(json.dumps(OPTIONS))
-    adapter_io.about(path.parent)
+    peft_folder.about(path.parent)
 
 
 def load_tensors(path):
     """Load an adapter into a model."""
     (path.parent / "adapter_config.json").write_text(json.dumps(OPTIONS))
-    adapter_io.load_adapter(path.parent, tiny_bert(np.random.default_rng(0), dtype="float32"))
+    peft_folder.load_adapter(path.parent, tiny_bert(np.random.default_rng(0), dtype="float32"))
 
 
+OWN = [field.name for field in dataclasses.fields(LoRAConfig)]
 GENERATORS |= {
     "adapter_config": Kind(
         changed(OPTIONS, (*OWN, "use_dora", "task_type", "an_option")), select, "adapter_config.json"

@@ -11,12 +11,9 @@ from checks import tiny_bert, tiny_config, write_tokenizer
 from fuzz import GENERATORS, Kind, damaged, pick, strange_json
 
 from lorabook import InputError
-from lorabook.io import write_safetensors
-from lorabook.models.bert import BertForSequenceClassification
-from lorabook.models.pretrained import label_names, read_config
-from lorabook.tensors import read_safetensors
-from lorabook.tokenizer import encode, load_tokenizer
-from lorabook.weights import INDEX, WEIGHTS, read_weights
+from lorabook.data import encode, load_tokenizer
+from lorabook.files import INDEX, WEIGHTS, read_safetensors, read_weights, write_safetensors
+from lorabook.models import BertForSequenceClassification, label_names, read_config
 
 ODD = (
     *("0", "-1", "4", "5", "16", "2.0", "true", "null", "[]", "[0]", "[-4]", "[0,16]", "[16,32]", "{}", '"I8"', '"X"'),

@@ -10,7 +10,7 @@ from lorabook import functional as F
 from lorabook.errors import InputError, NonFiniteError
 from lorabook.layers import Activation, Layer, LayerNorm, Linear, Sequential
 from lorabook.models import MLP
-from lorabook.optim import SGD, AdamW, clip_grad_norm, grad_norm, schedule
+from lorabook.training import SGD, AdamW, clip_grad_norm, grad_norm, schedule
 
 RNG = np.random.default_rng(0)
 ONES = np.ones((4, 6))
@@ -46,7 +46,7 @@ def of_gradient(check, value, dtype="float64"):
 def merged_backward():
     layer = lora(RNG)
     layer.merge()
-    layer.backward(np.ones((4, 7)), layer.forward(np.ones((4, 5)))[1])
+    layer.backward(np.ones((4, 7)), layer(np.ones((4, 5)))[1])
 
 
 # what is done, the exception, and what its message has to name: what came, and what was expected
@@ -180,7 +180,7 @@ CASES = {
     ),
     # backends and dtypes
     "layer of two backends": (lambda: Linear(STRICT, np.ones(4)), TypeError, ["array_api_strict and numpy", "to(xp)"]),
-    "input of another backend": (lambda: linear(RNG, 6).forward(STRICT), TypeError, ["array_api_strict and numpy"]),
+    "input of another backend": (lambda: linear(RNG, 6)(STRICT), TypeError, ["array_api_strict and numpy"]),
     "gradient of another backend": (
         lambda: F.linear_backward(STRICT, (ONES, ONES)),
         TypeError,
@@ -202,16 +202,16 @@ CASES = {
     "integer weight": (lambda: Linear(ONES.astype(int)), InputError, ["weight has dtype int64", "float32 or float64"]),
     "to float16": (lambda: mlp().to(np, "float16"), InputError, ["weight has dtype float16", "float32 or float64"]),
     # shapes
-    "features of Linear": (lambda: linear(RNG, 5).forward(ONES), InputError, ["6 features", "(4, 6)", "expects 5"]),
-    "features of LoRALinear": (lambda: lora(RNG).forward(ONES), InputError, ["6 features", "(4, 6)", "expects 5"]),
+    "features of Linear": (lambda: linear(RNG, 5)(ONES), InputError, ["6 features", "(4, 6)", "expects 5"]),
+    "features of LoRALinear": (lambda: lora(RNG)(ONES), InputError, ["6 features", "(4, 6)", "expects 5"]),
     "features of merged LoRALinear": (
-        lambda: lora(RNG, "merged").forward(ONES),
+        lambda: lora(RNG, "merged")(ONES),
         InputError,
         ["6 features", "(4, 6)", "expects 5"],
     ),
-    "features of MLP": (lambda: mlp().forward(np.ones((2, 3))), InputError, ["3 features", "(2, 3)", "expects 6"]),
+    "features of MLP": (lambda: mlp()(np.ones((2, 3))), InputError, ["3 features", "(2, 3)", "expects 6"]),
     "features of LayerNorm": (
-        lambda: LayerNorm(np.ones(5), np.ones(5)).forward(ONES),
+        lambda: LayerNorm(np.ones(5), np.ones(5))(ONES),
         InputError,
         ["6 features", "(4, 6)", "weight (5,)", "one entry per feature"],
     ),

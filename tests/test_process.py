@@ -6,9 +6,11 @@ import os
 import random
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -16,8 +18,10 @@ import numpy as np
 import pytest
 from checks import tiny_bert, write_bert
 
-from lorabook import LoRAConfig, adapter_io, inject, io, resume
-from lorabook.tables import read_csv
+from lorabook import LoRAConfig, files, inject
+from lorabook.adapters import peft_folder
+from lorabook.files import read_csv
+from lorabook.training import checkpoint
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and file names as they are on Linux and macOS")
 COMMAND = [sys.executable, "-m", "lorabook"]
@@ -41,7 +45,7 @@ def merging(tmp_path_factory):
     config = LoRAConfig(r=2, target_modules=["query"], modules_to_save=["classifier"], init_lora_weights=False)
     inject(model, config, np.random.default_rng(0))
     (folder / "adapter").mkdir()
-    adapter_io.save_adapter(folder / "adapter", model, config, str(base), "SEQ_CLS", list("abc"))
+    peft_folder.save_adapter(folder / "adapter", model, str(base), "SEQ_CLS", list("abc"))
     return ["merge", str(base), "--adapter", str(folder / "adapter")]
 
 
@@ -91,17 +95,18 @@ def test_interrupted_at_any_moment(command, merging, tmp_path):
 def test_the_processes_of_a_sweep_leave_nothing_behind_that_python_warns_about(tmp_path, ending):
     """Killed ones clear nothing away themselves: semaphores that they made would be reported below our line."""
     out = tmp_path / "out"
-    argv = [*SWEEP, "--lr-full", "0"] if ending == "an error" else [*SWEEP[:-1], "2000"]
+    argv = [*SWEEP, "--lr-full", "0"] if ending == "an error" else [*SWEEP[:-1], "300"]
     process = subprocess.Popen([*COMMAND, *argv, "--out", out], **PIPES, text=True, start_new_session=True)
     if ending == "^C":
         while not list(out.glob("unfinished/*")) and process.poll() is None:
             time.sleep(0.05)
-        time.sleep(2)  # the workers train
+        time.sleep(0.5)  # the workers train the next rows
         os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == (2 if ending == "an error" else 130)
-    *before, last = err.splitlines()
-    assert last.startswith("lorabook sweep: ") and not [line for line in before if not line.startswith("about ")], err
+    *before, last = err.splitlines()  # before: on a slow machine, how long it will take
+    told = ("about ", "after ^C the same command goes on", f"  {out}")
+    assert last.startswith("lorabook sweep: ") and not [line for line in before if not line.startswith(told)], err
 
 
 def test_terminated_is_one_line_and_clears_up(tmp_path):
@@ -113,7 +118,46 @@ def test_terminated_is_one_line_and_clears_up(tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143 and err.splitlines()[-1].startswith("lorabook train: terminated; the same command")
     assert os.listdir(tmp_path / "a") == ["checkpoint.safetensors"]
-    io.read_checkpoint(tmp_path / "a" / "checkpoint.safetensors")
+    files.read_checkpoint(tmp_path / "a" / "checkpoint.safetensors")
+
+
+# ---- a terminal ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("columns", "evaluated"), [(80, True), (0, True), (80, False)])
+def test_the_bar_of_train_shows_loss_and_accuracy(tmp_path, columns, evaluated):
+    """In a pseudo-terminal, until the bar has been drawn with an evaluation; then ^C. 0: one that says no width.
+
+    Without an evaluation the accuracy is that of the batches that are trained on.
+    """
+    reading, terminal = os.openpty()
+    termios.tcsetwinsize(terminal, (24, columns))
+    argv = [*TRAIN[:5], "--epochs", "2000", *["--eval-every", "20"] * evaluated, "--out", tmp_path / "a"]
+    process = subprocess.Popen([*COMMAND, *argv], stdout=subprocess.DEVNULL, stderr=terminal, start_new_session=True)
+    os.close(terminal)
+    text = r"([ \d]+%\|[^\r|]*\| *(\d+)/(\d+), [\d:]+ left, loss (\S+)"
+    text += r"; held out: loss (\S+), (\S+) % right)" if evaluated else r"(), (\d+)% right)"
+    bar = re.compile(rf"\r{text} *(?=\r)")
+    seen = ""
+    with contextlib.suppress(OSError):  # what Linux says where the other end is closed
+        while not bar.search(seen) and (more := os.read(reading, 1 << 16)):
+            seen += more.decode()
+    os.killpg(process.pid, signal.SIGINT)
+    with contextlib.suppress(OSError):
+        while more := os.read(reading, 1 << 16):
+            seen += more.decode()
+    os.close(reading)
+    found = bar.search(seen)
+    assert process.wait(timeout=60) == 130 and found, seen
+    step, steps, loss, held_out, accuracy = (float(number or 1) for number in found.groups()[1:])
+    assert (
+        20 <= step < steps == 2000 * (14 if evaluated else 18)
+        and 0 < loss < 5
+        and 0 < held_out < 5
+        and 0 < accuracy <= 100
+    )
+    assert len(found[1]) <= (columns or 80)
+    assert seen.splitlines()[-1].startswith("lorabook train: interrupted; the same command with --resume goes on")
 
 
 # ---- what reads the output -------------------------------------------------------------------------------------------
@@ -130,11 +174,19 @@ def test_a_reader_that_has_gone_ends_it_quietly(argv):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
-@pytest.mark.parametrize("argv", [["--help"], ["doctor"]])
-def test_a_full_disk_behind_the_output(argv):
+@pytest.mark.parametrize(
+    "argv",
+    [["--help"], ["--version"], ["train", "--help"], ["doctor"], ["fetch"], ["predict", "MODEL", "--text", "a"]],
+    ids=" ".join,
+)
+def test_a_full_disk_behind_the_output(argv, tmp_path):
+    if "MODEL" in argv:
+        folder = write_bert(tmp_path / "model", tiny_bert(np.random.default_rng(0), dtype="float32"))
+        argv = [str(folder) if word == "MODEL" else word for word in argv]
     with open("/dev/full", "w") as full:
         code, _, err = call(*argv, stdout=full)
-    assert (code, err) == ((1, "lorabook doctor: No space left on device\n") if argv == ["doctor"] else (0, ""))
+    command = "lorabook" if argv[0].startswith("-") else f"lorabook {argv[0]}"
+    assert (code, err) == (1, f"{command}: No space left on device\n")
 
 
 TERMINALS = {
@@ -214,7 +266,7 @@ def test_a_full_disk_leaves_the_checkpoint_that_was_there(run, tmp_path, full_di
     out, argv = tmp_path / "out", [*TRAIN[:5], "--epochs", "2", "--checkpoint-every", "9", "--out"]
     whole = tmp_path / "whole"
     assert run(*argv, whole)[0] == 0
-    save, calls = resume.Checkpoint.save, itertools.count()
+    save, calls = checkpoint.Checkpoint.save, itertools.count()
 
     def cut_off(self, *args):
         if next(calls) == 2:
@@ -222,7 +274,7 @@ def test_a_full_disk_leaves_the_checkpoint_that_was_there(run, tmp_path, full_di
                 return save(self, *args)
         return save(self, *args)
 
-    monkeypatch.setattr(resume.Checkpoint, "save", cut_off)
+    monkeypatch.setattr(checkpoint.Checkpoint, "save", cut_off)
     code, _, err = run(*argv, out)
     assert code == 1 and err.splitlines()[-1] == f"lorabook train: {out / 'checkpoint.safetensors'}: File too large"
     assert os.listdir(out) == ["checkpoint.safetensors"]
@@ -239,6 +291,40 @@ def test_a_folder_that_cannot_be_written_to(run, folder, merging):
         code, said, err = run(*argv, "--out", folder)
         assert (code, said) == (2, "")
         assert err.splitlines()[-1].startswith(f"lorabook {argv[0]}: cannot write to the output folder {folder}"), err
+
+
+READING = {
+    "train": "train base data.csv --max-length 9 --r 2 --epochs 1 --out out",
+    "predict": "predict base texts.txt --out out/answers.csv",
+    "merge": "merge base --adapter adapter --out out",
+    "spectrum": "spectrum adapter --out out",
+    "sweep": "sweep --data numbers.csv --jobs 1 --ranks 1 --seeds 1 --epochs 1 --out out",
+    "figures": "figures planted_bound --redraw --out out",
+}
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["there", "to be made"])
+@pytest.mark.parametrize("command", READING)
+def test_a_folder_of_results_that_is_read_only(run, command, there, merging, public, read_only, monkeypatch):
+    """What it holds stays, and no work begins that could not be saved."""
+    for name in ("base", "adapter"):
+        shutil.copytree(Path(merging[1]).parent / name, public / name)
+    (public / "data.csv").write_text("text,label\n" + "".join(f"good{' film' * i},{i % 3}\n" for i in range(24)))
+    (public / "texts.txt").write_text("good\nbad\n")
+    (public / "numbers.csv").write_text("p,q,label\n" + "1,2,x\n3,1,y\n2,2,x\n4,1,y\n" * 5)
+    monkeypatch.chdir(public)
+    out = Path("results") if there else Path("results/new")
+    Path("results").mkdir()
+    Path("results/spectrum.csv").write_text("as it was")
+    first = run(*READING[command].replace("--out out", "--out first").split())  # imports what it takes, as root
+    assert first[0] == (2 if command == "figures" else 0), first  # no numbers to draw
+    argv = READING[command].replace("--out out", f"--out {out}").split()
+    with read_only(Path("results")):
+        code, said, err = run(*argv)
+    expected = f"lorabook {command}: cannot write to the output folder {out}: Permission denied. Choose another one"
+    assert (code, said) == (2, "") and err.splitlines()[-1] == f"{expected} with --out"
+    assert [p.read_text() for p in Path("results").iterdir()] == ["as it was"]
+    assert not [line for line in err.splitlines()[:-1] if not line.startswith("note: ")], err
 
 
 def test_what_goes_wrong_with_a_file_is_one_line_that_names_it(run, monkeypatch):
@@ -258,6 +344,16 @@ def test_what_goes_wrong_with_a_file_is_one_line_that_names_it(run, monkeypatch)
 
         monkeypatch.setattr("lorabook.commands.doctor.run", fails)
         assert run("doctor") == (code, "", f"lorabook doctor: {said}\n")
+
+
+def test_interrupted_while_a_class_is_made(run, monkeypatch):
+    """As classes of matplotlib are, when it is imported: Python 3.11 raises RuntimeError from what came."""
+
+    def fails(args):
+        raise RuntimeError("Error calling __set_name__") from KeyboardInterrupt()
+
+    monkeypatch.setattr("lorabook.commands.doctor.run", fails)
+    assert run("doctor") == (130, "", "lorabook doctor: interrupted\n")
 
 
 def test_a_bug_is_not_hidden(run, monkeypatch):

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lorabook.choices import split_gaps
 from lorabook.cli import COMMANDS, parser
-from lorabook.sweep import mean_and_error
-from lorabook.tables import median_by, read_csv
+from lorabook.files import median_by, read_csv
+from lorabook.studies import mean_and_error, split_gaps
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -128,6 +127,19 @@ def test_figures_of_predict():
         f"in {row['time_ratio']:.2f} times the time" in text and f"in {row['memory_ratio']:.2f} of its memory" in text
     )
     assert f"takes {row['first_seconds']:.1f} s" in text
+
+
+def test_minutes_are_about_those_that_the_chapters_take():
+    """Two words a second where it is mathematics, a line of code in four seconds."""
+    told = {number: int(minutes) for number, minutes in re.findall(r"\b(\d\d) [^,;|()]*(?:, [^|()]*)?\((\d+)\)", TEXT)}
+    sources = {path.name[:2]: path for path in (ROOT / "notebooks/src").glob("[0-9]*.py")}
+    assert told.keys() == sources.keys()
+    for number, path in sources.items():
+        lines = path.read_text().splitlines()
+        words = sum(len(line.split()) - 1 for line in lines if line.startswith("# "))
+        code = sum(not line.startswith("#") and bool(line) for line in lines)
+        assert 0.6 < told[number] / (words / 120 + code / 15) < 1.6, number
+    assert abs(sum(told.values()) / 60 - 7) < 0.5 and "all of them are about seven hours" in TEXT
 
 
 def test_number_of_mutants():

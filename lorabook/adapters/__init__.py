@@ -1,8 +1,84 @@
-"""Adapters: one variant a file, and `inject` to put them into a model."""
+"""Adapters: one variant a file and a row of the table METHODS; `inject` puts them into a model.
 
-from .config import LoRAConfig
-from .inject import adapters, inject, merge, unfreeze, unload, unmerge
+`base` has what all variants share, `additive` what those do whose update is added, `starts` where factors start;
+`config` and `selection` say which layers get one, with PEFT's options; `peft_folder` writes and reads PEFT's folders,
+`contents` tells what is in one, `formats` what others write; `memory` counts.
+"""
+
+from .additive import AdditiveAdapter, merging_is_cheaper
+from .base import Adapter, adapters, base_params, effective_weights, merge, plain_name, unmerge
+from .config import AdapterConfig
+from .contents import adapter_updates, classes_of
+from .delora import DeLoRAConfig, DeLoRALinear
+from .dora import DoRAConfig, DoRALinear
+from .formats import read_adapter_config, read_folder
+from .fourierft import FourierFTConfig, FourierFTLinear
+from .gralora import GraLoRAConfig, GraLoRALinear
+from .hira import HiRAConfig, HiRALinear
+from .ia3 import IA3Config, IA3Linear
+from .inject import config_of, inject, inputs_of, linear_layers, select, unfreeze, unload
+from .loha import LoHaConfig, LoHaLinear
+from .lokr import LoKrConfig, LoKrLinear
 from .lora import LoRALinear
-from .memory import memory_table
+from .lora_config import LoRAConfig
+from .memory import count, memory_table
+from .methods import METHODS
+from .miss import MiSSConfig, MiSSLinear
+from .patterns import SUFFIX, matches
+from .peft_folder import about, load_adapter, save_adapter
+from .rank_config import scaling_of
+from .selection import is_saved
 
-__all__ = ["LoRAConfig", "LoRALinear", "adapters", "inject", "memory_table", "merge", "unfreeze", "unload", "unmerge"]
+__all__ = [
+    "METHODS",
+    "SUFFIX",
+    "Adapter",
+    "AdapterConfig",
+    "AdditiveAdapter",
+    "DeLoRAConfig",
+    "DeLoRALinear",
+    "DoRAConfig",
+    "DoRALinear",
+    "FourierFTConfig",
+    "FourierFTLinear",
+    "GraLoRAConfig",
+    "GraLoRALinear",
+    "HiRAConfig",
+    "HiRALinear",
+    "IA3Config",
+    "IA3Linear",
+    "LoHaConfig",
+    "LoHaLinear",
+    "LoKrConfig",
+    "LoKrLinear",
+    "LoRAConfig",
+    "LoRALinear",
+    "MiSSConfig",
+    "MiSSLinear",
+    "about",
+    "adapter_updates",
+    "adapters",
+    "base_params",
+    "classes_of",
+    "config_of",
+    "count",
+    "effective_weights",
+    "inject",
+    "inputs_of",
+    "is_saved",
+    "linear_layers",
+    "load_adapter",
+    "matches",
+    "memory_table",
+    "merge",
+    "merging_is_cheaper",
+    "plain_name",
+    "read_adapter_config",
+    "read_folder",
+    "save_adapter",
+    "scaling_of",
+    "select",
+    "unfreeze",
+    "unload",
+    "unmerge",
+]

@@ -1,11 +1,11 @@
-"""Put adapters into a model, merge them, take them out."""
+"""Put adapters into a model, and take them out."""
 
 import numpy as np
 
-from ..errors import InputError
-from ..layers import Linear
-from ..notes import note
-from .lora import LoRALinear, check_fits
+from ..errors import InputError, note
+from ..layers import Linear, watching
+from .base import BASE, Adapter, adapters
+from .methods import class_of
 
 
 def _children(model):
@@ -17,81 +17,112 @@ def _children(model):
             yield path, layers[parent], name, child
 
 
-def adapters(model):
-    """{dotted path: adapter layer} of the model."""
-    return {path: layer for path, layer in model.named_layers() if isinstance(layer, LoRALinear)}
-
-
-def base_params(model):
-    """{name: array} of the model without the factors of its adapters."""
-    return {n: a for n, a in model.named_params().items() if n.rpartition(".")[2] not in ("lora_A", "lora_B")}
-
-
 def inject(model, config, rng=None):
-    """Replace the targeted Linear layers by LoRALinear ones, in place, and freeze everything else. Returns their paths.
+    """Put an adapter around each of the targeted linear layers, in place, and freeze all else. Returns their paths.
 
-    config: `LoRAConfig`. rng: numpy Generator or seed that draws the factors, layer after layer (default 0).
-    Raises InputError, with the model unchanged, if a target matches nothing or is no linear layer. What is set but does
-    nothing, or a rank above what a layer can have, is a note on stderr.
+    config: of a variant, e.g. `LoRAConfig`; each adapter keeps it. rng: numpy Generator or seed that draws what starts
+    at random, layer after layer (default 0). Raises InputError, with the model unchanged, if a target matches nothing
+    or is no linear layer. A note on stderr says what is set but does nothing, a rank above what a layer can have, or a
+    head that starts at random and does not train.
+
+    >>> import lorabook as lb
+    >>> model = lb.MLP((64, 32, 10))
+    >>> lb.inject(model, lb.LoRAConfig(r=4, target_modules=["fc1"]))
+    ['fc1']
+    >>> sorted(model.trainable_params())
+    ['fc1.lora_A', 'fc1.lora_B']
     """
     if adapters(model):
         raise InputError("the model has adapters already; merge or remove them first (`unload`)")
-    chosen, linears = select(model, config), linear_layers(model)
-    values, shapes = config.for_layers(chosen), {path: linears[path].params["weight"].shape for path in chosen}
+    cls, chosen, linears = class_of(config), select(model, config), linear_layers(model)
+    shapes = {path: layer.shape for path, layer in linears.items()}
+    options = config.options_for(chosen)
     for path in chosen:
-        check_fits(values[path][0], *shapes[path], where=path)
-    for line in config.doubts(linears, chosen):
+        cls.shapes(*shapes[path], where=path, **options[path])
+    for line in [*config.doubts(shapes, chosen), *_random_head(model, config, chosen)]:
         note(line)
-    if high := [path for path in chosen if values[path][0] > min(shapes[path])]:
-        (d_out, d_in), more = shapes[high[0]], f" (and {len(high) - 1} more)" if len(high) > 1 else ""
-        rank = f"r = {values[high[0]][0]} is above the largest rank of {high[0]}, {d_out}x{d_in}{more}"
-        note(f"{rank}: what is above {min(d_out, d_in)} adds nothing")
     rng = np.random.default_rng(0 if rng is None else rng)
-    model.set_trainable(name for name in model.named_params() if config.trains_in_full(name, chosen))
     places = {path: (parent, name) for path, parent, name, _ in _children(model)}
     for path in chosen:
-        (parent, name), (r, lora_alpha), child = places[path], values[path], linears[path]
-        options = {n: getattr(config, n) for n in ("use_rslora", "lora_dropout", "init_lora_weights")}
-        parent.children[name] = layer = LoRALinear(child, r, lora_alpha, rng=rng, **options)
-        layer.trainable |= child.trainable
+        parent, name = places[path]
+        parent.children[name] = layer = cls(linears[path], rng=rng, **options[path])
+        layer.config = config
+    unfreeze(model)
     return chosen
+
+
+def _random_head(model, config, chosen):
+    """A line on a head that nobody has trained, and that will not train either."""
+    if getattr(getattr(model, "about", None), "trained", True):
+        return []
+    head = [m for m in model.head_modules if not config.trains_in_full(f"{m}.weight", chosen)]
+    if not head or any(f"{path}.".startswith(f"{module}.") for path in chosen for module in head):
+        return []
+    return [f"{head[0]} starts at random and does not train: modules_to_save={head} lets it"]
+
+
+def config_of(model):
+    """The config that the adapters of a model were made with."""
+    configs = {path: layer.config for path, layer in adapters(model).items()}
+    if not configs:
+        raise InputError("the model has no adapters; put them in with `inject`, or `load_adapter`")
+    first, config = next(iter(configs.items()))
+    for path, other in configs.items():
+        if other is None:
+            raise InputError(f"{path} was put in by hand; an adapter that `inject` made knows its config")
+        if other != config:
+            raise InputError(f"{path} has another config than {first}; expected adapters of one `inject`")
+    return config
 
 
 def linear_layers(model):
     """{dotted path: layer} of the layers that can have an adapter, or have one."""
-    return {path: layer for path, layer in model.named_layers() if isinstance(layer, Linear | LoRALinear)}
+    layers = {path: layer for path, layer in model.named_layers() if isinstance(layer, Linear | Adapter)}
+    return {path: layer for path, layer in layers.items() if path.rpartition(".")[2] != BASE}
+
+
+def inputs_of(model, x):
+    """{path: its inputs} of the linear layers of the model in an inference pass over x."""
+    inputs, linears = {}, linear_layers(model)
+
+    def keep(path, x, _):
+        if path in linears:
+            inputs[path] = x
+
+    model(x, watching(model, keep, keep=False))
+    return inputs
 
 
 def select(model, config):
     """The paths of the linear layers of the model that the config means, in order."""
     linears = linear_layers(model)
-    others = [path for path, layer in model.named_layers() if layer.params and path not in linears]
-    return config.select(linears, others, model.output_layer)
-
-
-@np.errstate(all="ignore")  # factors of others may overflow: the answers are no numbers then, and that is said
-def merge(model):
-    """Merge every adapter into its weight: inference at the base model's cost."""
-    for layer in adapters(model).values():
-        layer.merge()
-
-
-def unmerge(model):
-    """Undo `merge`, bit for bit."""
-    for layer in adapters(model).values():
-        layer.unmerge()
+    others = [
+        path
+        for path, layer in model.named_layers()
+        if layer.params and path not in linears and path.rpartition(".")[2] != BASE
+    ]
+    return config.select(linears, others, (*model.head_modules, *model.output_modules))
 
 
 def unload(model):
-    """Replace every adapter by a Linear with the weight it has now, merged or not: a plain, frozen model."""
+    """Replace every adapter by its base layer, with the weight it has now, merged or not: a plain, frozen model.
+
+    >>> import lorabook as lb
+    >>> model = lb.MLP((64, 32, 10))
+    >>> _ = lb.inject(model, lb.LoRAConfig(r=4))
+    >>> lb.merge(model)  # without this line the update is gone
+    >>> lb.unload(model)
+    >>> sorted(model.named_params())
+    ['fc1.bias', 'fc1.weight', 'fc2.bias', 'fc2.weight']
+    """
     for _, parent, name, child in list(_children(model)):
-        if isinstance(child, LoRALinear):
-            parent.children[name] = plain = Linear(child.params["weight"], child.params.get("bias"))
-            plain.trainable = set()
+        if isinstance(child, Adapter):
+            parent.children[name] = child.base_layer
+    model.freeze()
 
 
-def unfreeze(model, config):
-    """Let an adapter that was loaded train further: all that this config says, and nothing else, as after `inject`."""
-    names, chosen = model.named_params(), adapters(model)
-    factors = {name for name in names if name.rpartition(".")[2] in ("lora_A", "lora_B")}
-    model.set_trainable(factors | {name for name in names if config.trains_in_full(name, chosen)})
+def unfreeze(model):
+    """Let the adapters of a model, loaded and frozen, train further: all that their config says, and nothing else."""
+    config, chosen = config_of(model), adapters(model)
+    own = {f"{path}.{name}" for path, layer in chosen.items() for name in layer.params}
+    model.set_trainable(own | {name for name in model.named_params() if config.trains_in_full(name, chosen)})

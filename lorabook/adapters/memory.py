@@ -2,8 +2,11 @@
 
 import math
 
+import numpy as np
+
 from ..backend import array_namespace
-from .inject import base_params
+from ..layers import QuantizedLinear, distinct
+from .base import adapters, base_params
 
 
 def count(arrays):
@@ -12,20 +15,42 @@ def count(arrays):
 
 
 def _bytes(arrays):
-    return sum(math.prod(a.shape) * array_namespace(a).finfo(a.dtype).bits // 8 for a in arrays.values())
+    return sum(math.prod(a.shape) * _itemsize(a) for a in arrays.values())
+
+
+def _itemsize(array):
+    xp = array_namespace(array)
+    number = xp.finfo(array.dtype) if xp.isdtype(array.dtype, "real floating") else xp.iinfo(array.dtype)
+    return number.bits // 8
+
+
+def _dense(model):
+    """{name: array} of the base model in full precision: what is held in 4 bits as the float32 that it stands for, by
+    arrays that have its shape, and take no memory.
+    """
+    coded = {path: layer for path, layer in model.named_layers() if isinstance(layer, QuantizedLinear)}
+    weights = {f"{path}.weight": np.broadcast_to(np.float32(0), layer.shape) for path, layer in coded.items()}
+    return base_params(model) | weights
 
 
 def memory_table(model, optimizer_slots=2):
     """Two rows: full fine-tuning of the base model, and what the model trains now.
 
     Each row: method, trained (parameters), share (of the base model's), and the bytes of weights, gradients, optimizer
-    state and their total. optimizer_slots: arrays that the optimizer keeps per parameter (AdamW 2, momentum 1).
+    state and their total. Full fine-tuning of a model in 4 bits is that of its weights in float32. optimizer_slots:
+    arrays that the optimizer keeps per parameter (AdamW 2, momentum 1).
     Activations are not counted: they depend on the batch, and LoRA needs nearly as many of them as full fine-tuning.
+
+    >>> import lorabook as lb
+    >>> model = lb.MLP((64, 32, 10))
+    >>> _ = lb.inject(model, lb.LoRAConfig(r=4))  # 4 (64 + 32) + 4 (32 + 10) numbers
+    >>> [(row["method"], row["trained"]) for row in lb.memory_table(model)]
+    [('full', 2410), ('lora', 552)]
     """
-    everything = model.named_params()
-    base = base_params(model)
+    everything, base = distinct(model.state()), distinct(_dense(model))
+    variant = next((layer.method for layer in adapters(model).values()), "as it trains")
     rows = []
-    for method, weights, trained in (("full", base, base), ("lora", everything, model.trainable_params())):
+    for method, weights, trained in (("full", base, base), (variant, everything, model.trainable_params())):
         gradients = _bytes(trained)
         rows.append(
             {

@@ -13,8 +13,8 @@ import subprocess
 import sys
 import time
 
-from ..configs import short
 from ..errors import InputError
+from ..files import short
 
 SECONDS = 3.0  # for all expressions of one call; ordinary ones take less than a millisecond
 TOKEN = r"(?:[\w.-]|\\[.dw]|\[\w+\]|\[\w-\w\])"

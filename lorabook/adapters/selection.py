@@ -2,19 +2,19 @@
 
 import difflib
 
-from ..configs import short
 from ..errors import InputError
+from ..files import short
 from .patterns import matches
 
 ALL = "all-linear"
 
 
-def select(config, paths, others=(), output_layer=None):
+def select(config, paths, others=(), head_modules=()):
     """Those of the linear layers' `paths` that get an adapter, in order.
 
-    others: paths of layers with weights that can have no adapter (embeddings, norms). output_layer: path of the layer
-    that "all-linear" leaves out. Raises InputError, with the closest names, where a name or everything matches nothing,
-    and where one of the others is meant.
+    others: paths of layers with weights that can have no adapter (embeddings, norms). head_modules: names of the
+    modules that "all-linear" leaves out. Raises InputError, with the closest names, where a name or everything matches
+    nothing, and where one of the others is meant.
     """
     targets, paths, others = config.target_modules, list(paths), list(others)
     for option, names in (("modules_to_save", config.modules_to_save), ("target module", _listed(targets))):
@@ -23,7 +23,7 @@ def select(config, paths, others=(), output_layer=None):
             if not any(matched(path, name) for path in [*paths, *others]):
                 raise _matches_nothing(f"{option} {short(name)}", name, paths)
     if targets == ALL:
-        meant = [path for path in paths if path != output_layer]
+        meant = [path for path in paths if not _is_inside(path, head_modules)]
     else:
         meant = _targeted(config, [*paths, *others])
     excluded = _excluded(config, meant)

@@ -5,6 +5,7 @@ import sys
 import time
 
 from ..errors import InputError
+from ..files import how_to_install
 from . import answers as of_texts
 from .case import Case
 from .gemm import Gemm
@@ -45,7 +46,7 @@ class Together(Timed):
     """Timed on the ranks of an MPI job, one thread each."""
 
     def __init__(self, case):
-        from ..ranks import Ranks
+        from ..parallel import Ranks
 
         ranks = Ranks(1).__enter__()  # for as long as the process lives
         super().__init__(*lora(case, ranks))
@@ -87,5 +88,5 @@ if __name__ == "__main__":
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
     except ImportError as error:
-        print(f"{error}; install the extra `oracle`: pip install -e '.[oracle]' in lorabook's folder", file=sys.stderr)
+        print(f"{error}; install the extra `oracle`: {how_to_install('oracle')}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -16,17 +16,16 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..adapter_io import save_adapter
-from ..adapters import LoRAConfig, inject
+from ..adapters import LoRAConfig, inject, save_adapter
+from ..data import file_windows, movie_reviews
 from ..errors import InputError
 from ..hub import locate
-from ..loading import find, load_model
-from ..text import movie_reviews
-from ..windows import file_windows
+from ..tasks import find, load_model
 from .case import Case
 from .devices import Host
-from .machine import machine, versions
-from .turns import PAUSE, Side
+from .gemm import PAUSE
+from .hardware import machine, versions
+from .turns import Side
 
 LABELS = ("negative", "positive")
 WARMUP, FIRST = 2, 3  # turns that do not count; starts of the command
@@ -60,9 +59,9 @@ class AnswersCase(Case):
 
 def ours(case):
     """(once, device): once() gives the probabilities as `lorabook predict` does."""
-    from ..adapters.inject import merge, unload
+    from ..adapters import merge, unload
     from ..parallel import Workers
-    from ..predictions import predict
+    from ..tasks import predict
 
     model, texts = load_model(case.folder), case.all_texts()
     merge(model)
@@ -80,7 +79,7 @@ def theirs(case):
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(case.threads)
     folder, texts = find(case.folder).folder, case.all_texts()
-    base = transformers.BertForSequenceClassification.from_pretrained(folder, num_labels=len(LABELS)).float()
+    base = transformers.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(LABELS)).float()
     model = PeftModel.from_pretrained(base, case.folder).merge_and_unload().eval()
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), pad_token="[PAD]")
     options = {"padding": True, "truncation": True, "max_length": case.seq_len, "return_tensors": "pt"}
@@ -148,12 +147,12 @@ def answer_rows(result):
 def _adapter(case, folder):
     """Write an adapter whose factors are not zero; returns its folder."""
     model = load_model(case.model, labels=LABELS, max_length=case.seq_len, seed=case.seed)
-    config = LoRAConfig(r=case.r, target_modules=case.target_modules, modules_to_save=("classifier",))
+    config = LoRAConfig(r=case.r, target_modules=case.target_modules, modules_to_save=model.head_modules)
     inject(model, config, case.seed)
     rng = np.random.default_rng(case.seed)
     for name, array in model.trainable_params().items():
-        array[...] = (0.3 if "classifier" in name else 0.03) * rng.standard_normal(array.shape)
-    save_adapter(folder, model, config, case.model, "SEQ_CLS", list(LABELS), case.seq_len)
+        array[...] = (0.3 if name.startswith(model.head_modules) else 0.03) * rng.standard_normal(array.shape)
+    save_adapter(folder, model, case.model, model.task_type, list(LABELS), case.seq_len)
     return str(folder)
 
 

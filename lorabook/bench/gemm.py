@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from ..backend import get_xp
 from .devices import CupyDevice, Host
-from .products import products
+from .step_products import products
 
 PAUSE = 0.05  # seconds in which BLAS and OpenMP threads stop spinning for work that does not come
 MEASURED = 0.02  # seconds that one timing of a shape takes at least

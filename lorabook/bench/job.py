@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from ..errors import InputError
+from ..files import how_to_install
 
 IDLE = 0.01  # seconds between two looks for a question: meanwhile the cores are the other side's
 
@@ -14,9 +15,7 @@ def mpiexec(n):
     """What goes before a command to start it n times: the mpiexec beside this python, or the one on the path."""
     folders = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     if (found := shutil.which("mpiexec", path=folders)) is None:
-        raise InputError(
-            "ranks are started by mpiexec, which is not there: pip install -e '.[mpi]' in lorabook's folder"
-        )
+        raise InputError(f"ranks are started by mpiexec, which is not there: {how_to_install('mpi')}")
     return [found, "-n", str(n)]
 
 

@@ -66,8 +66,7 @@ def sweep_jobs(jobs=-1, ranks=(1, 2, 4, 8, 16, 32, 64), seeds=2, epochs=60, runs
 
     {jobs, ranks, seeds, epochs, runs, one: {median, min}, many: {median, min}, time_ratio: many over one}.
     """
-    from ..figures import setting_for
-    from ..sweep import rank_sweep
+    from ..studies import rank_sweep, setting_for
 
     jobs = joblib.effective_n_jobs(jobs)
     if jobs < 2 or runs < 1:

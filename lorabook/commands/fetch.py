@@ -2,7 +2,7 @@
 
 from .. import hub
 from ..errors import FormatError, InputError
-from ..tables import format_table
+from ..files import cut, format_table
 
 HELP = "models and data sets into the cache, sha256 verified; lists what it knows when given no name"
 EXAMPLE = "lorabook fetch minilm movie-reviews"
@@ -11,7 +11,7 @@ SHARED = ()
 
 def add_arguments(parser):
     """Options of the command."""
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(hub.known())} (default: list them)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(_names())} (default: list them)")
     parser.add_argument(
         "--verify",
         action="store_true",
@@ -20,12 +20,13 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Fetch what is named and not cached; or look, and touch nothing."""
+    """Fetch what is named and not cached; or only look."""
     known = hub.known()
-    if unknown := [name for name in args.names if name not in known]:
-        raise InputError(f"{unknown[0]!r} is not known; expected one of {', '.join(known)}")
+    if unknown := [name for name in args.names if name not in _names()]:
+        raise InputError(f"{unknown[0]!r} is not known; expected one of {', '.join(_names())}")
     if args.names:
-        folders = {name: str(hub.locate(name, verify=args.verify)) for name in args.names}
+        entries = dict.fromkeys(entry for name in args.names for entry in hub.entries_of(name))
+        folders = {name: str(hub.locate(name, verify=args.verify)) for name in entries}
         result = {"cache": str(hub.cache_folder()), "fetched": folders}
         return result, "\n".join(f"{name:<13} {folder}" for name, folder in folders.items())
     rows = [_row(name, entry, args.verify) for name, entry in known.items()]
@@ -34,6 +35,18 @@ def run(args):
         names = " ".join(row["name"] for row in damaged)
         raise FormatError(f"damaged in {hub.cache_folder()}: {found}. Fetch again: lorabook fetch --verify {names}")
     return {"cache": str(hub.cache_folder()), "known": rows}, _text(rows)
+
+
+def _names():
+    return [*hub.known(), *hub.SETS]
+
+
+def _sets():
+    """{entries: names of the data sets that are made of them}."""
+    sets = {}
+    for name, entries in hub.SETS.items():
+        sets.setdefault(entries, []).append(name)
+    return sets
 
 
 def _row(name, entry, verify):
@@ -57,11 +70,18 @@ def _text(rows):
         "name": lambda row: row["name"],
         "download": lambda row: f"{row['download_bytes'] / 1e6:.1f} MB",
         "unpacked": lambda row: f"{row['bytes'] / 1e6:.1f} MB",
-        "licence": lambda row: row["licence"],
+        "licence": lambda row: cut(row["licence"], 28),
         "cached": lambda row: "damaged" if row["damage"] else "yes" if row["folder"] else "no",
     }
     lines = [format_table(rows, columns), ""]
     for row in rows:
-        lines += [row["name"], f"  {row['what']}", f"  from the package index: {row['project']}, {row['file']}"]
+        lines += [
+            row["name"],
+            f"  {row['what']}",
+            f"  licence: {row['licence']}",
+            f"  from the package index: {row['project']}, {row['file']}",
+        ]
         lines += [f"  in {row['folder']}"] if row["folder"] else []
+    lines += ["", "Data sets that are read from these:"]
+    lines += [f"  {', '.join(names)}: from {', '.join(entries)}" for entries, names in _sets().items()]
     return "\n".join([*lines, "", f"cache folder: {hub.cache_folder()}"])

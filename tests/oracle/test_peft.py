@@ -5,10 +5,10 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 
-from lorabook import InputError, LoRAConfig, adapter_io, inject, merge
-from lorabook.adapters import adapters
+from lorabook import InputError, LoRAConfig, inject, merge
+from lorabook.adapters import adapters, base_params, peft_folder
 from lorabook.models import MLP
-from lorabook.optim import AdamW
+from lorabook.training import AdamW
 
 SIZES = (7, 9, 8, 5)
 CONFIGS = [
@@ -28,8 +28,7 @@ def torch_mlp(torch, model):
         if i < len(SIZES) - 1:
             layers[f"act{i}"] = torch.nn.GELU()
     net = torch.nn.Sequential(layers)
-    base = {n: a for n, a in model.named_params().items() if n.rpartition(".")[2] not in ("lora_A", "lora_B")}
-    net.load_state_dict({n: torch.tensor(a) for n, a in base.items()})
+    net.load_state_dict({n: torch.tensor(a) for n, a in base_params(model).items()})
     return net
 
 
@@ -38,7 +37,7 @@ def pair(torch, peft, options, rng, folder):
     model = MLP(SIZES, "gelu", rng=rng).to(np, "float64")
     config = LoRAConfig(init_lora_weights=False, **({"target_modules": ["fc1", "fc2", "fc3"]} | options))
     inject(model, config, rng)
-    adapter_io.save_adapter(folder, model, config, "mlp")
+    peft_folder.save_adapter(folder, model, "mlp")
     opened = peft.PeftModel.from_pretrained(torch_mlp(torch, model), folder, is_trainable=True)
     return model, opened
 
@@ -71,15 +70,15 @@ def test_peft_opens_our_folder_and_agrees(torch, peft, rng, tmp_path, options):
     for order in ("factored", "merged"):
         for layer in adapters(model).values():
             layer.order = order
-        np.testing.assert_allclose(model.forward(x)[0], want.detach().numpy(), rtol=1e-11)
-        got, grads = model.loss_and_grad(x, labels)
+        np.testing.assert_allclose(model(x)[0], want.detach().numpy(), rtol=1e-11)
+        got, grads = model.loss_and_grad({"x": x, "labels": labels})
         assert got == pytest.approx(loss.item(), rel=1e-12)
         for name, tensor in theirs.items():
             np.testing.assert_allclose(grads[name], tensor.grad.numpy(), rtol=1e-10, atol=1e-13)
 
     merged = opened.merge_and_unload()
     merge(model)
-    for name, array in model.named_params().items():
+    for name, array in base_params(model).items():
         if name.endswith("weight"):
             np.testing.assert_allclose(array, merged.state_dict()[name].numpy(), rtol=1e-11, atol=1e-14)
 
@@ -93,7 +92,7 @@ def test_ten_adamw_steps_stay_together(torch, peft, rng, tmp_path):
         reference.zero_grad()
         torch.nn.functional.cross_entropy(opened(torch.tensor(x)), torch.tensor(labels)).backward()
         reference.step()
-        optimizer.step(ours, model.loss_and_grad(x, labels)[1])
+        optimizer.step(ours, model.loss_and_grad({"x": x, "labels": labels})[1])
     for name, tensor in theirs.items():
         np.testing.assert_allclose(ours[name], tensor.detach().numpy(), rtol=1e-9, atol=1e-12)
 
@@ -128,7 +127,7 @@ def test_which_initialisations_change_the_base(torch, peft, rng, tmp_path, init)
     eva = {"eva_config": peft.EvaConfig()} if init == "eva" else {}
     theirs = peft.get_peft_model(net, peft.LoraConfig(r=4, target_modules=targets, init_lora_weights=init, **eva))
     weights = {n: m.base_layer.weight.detach().numpy() for n, m in net.named_modules() if hasattr(m, "base_layer")}
-    changed = [not np.allclose(weight, model.children[n].params["weight"]) for n, weight in weights.items()]
+    changed = [not np.allclose(weight, model.children[n].weight) for n, weight in weights.items()]
     assert changed == [STARTS[init]] * 2
     with torch.no_grad():
         for tensor in lora_tensors(theirs).values():
@@ -136,12 +135,12 @@ def test_which_initialisations_change_the_base(torch, peft, rng, tmp_path, init)
     theirs.save_pretrained(str(tmp_path))
     if STARTS[init]:
         with pytest.raises(InputError, match=f"init_lora_weights='{init}' changed the base weights"):
-            adapter_io.load_adapter(tmp_path, model)
+            peft_folder.load_adapter(tmp_path, model)
         return
-    adapter_io.load_adapter(tmp_path, model)
+    peft_folder.load_adapter(tmp_path, model)
     x = rng.standard_normal((6, SIZES[0])).astype("f4")
     want = theirs(torch.tensor(x)).detach().numpy()
-    np.testing.assert_allclose(model.forward(x)[0], want, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(model(x)[0], want, rtol=1e-5, atol=1e-6)
 
 
 PATHS = [

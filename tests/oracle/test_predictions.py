@@ -8,7 +8,7 @@ import pytest
 from checks import encoder_folder
 
 from lorabook import InputError, LoRAConfig, cli, hub, inject, load_model, predict
-from lorabook.adapter_io import save_adapter
+from lorabook.adapters import save_adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:transformers")  # PEFT calls what is deprecated there
 
@@ -61,7 +61,7 @@ def trained_by_us(folder, base, seed=1):
     rng = np.random.default_rng(seed)
     for path, array in model.trainable_params().items():
         array[...] = (0.3 if "classifier" in path else 0.1) * rng.standard_normal(array.shape)
-    save_adapter(folder, model, config, name, "SEQ_CLS", ["x", "y", "z"], max_length)
+    save_adapter(folder, model, name, "SEQ_CLS", ["x", "y", "z"], max_length)
     return folder
 
 

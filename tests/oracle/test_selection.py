@@ -5,6 +5,7 @@ the logits that it has in PEFT.
 """
 
 import copy
+import json
 import re
 
 import numpy as np
@@ -12,15 +13,14 @@ import pytest
 from checks import tiny_bert, tiny_config, tiny_ids
 
 from lorabook import InputError, LoRAConfig, inject
-from lorabook.adapter_io import load_adapter
-from lorabook.adapters import adapters
+from lorabook.adapters import adapters, load_adapter
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning:transformers"),  # PEFT calls what is deprecated there
     pytest.mark.filterwarnings("ignore:The following .*_pattern keys:RuntimeWarning"),  # PEFT's word for our note
     pytest.mark.filterwarnings("ignore:You have passed exclude_modules:UserWarning"),
 ]
-SIZES, IDS = tiny_config(num_hidden_layers=3), tiny_ids()
+SIZES, BATCH = tiny_config(num_hidden_layers=3), tiny_ids()
 QUERY = "bert.encoder.layer.1.attention.self.query"
 TABLE = {
     # names
@@ -44,6 +44,7 @@ TABLE = {
     "expression with a backreference": {"target_modules": r"b(e)rt\.\1ncoder\..*query"},
     "expression in any case": {"target_modules": r"(?i).*\.SELF\.Query"},
     "nested repeats": {"target_modules": r"(?:[a-z0-9]+\.)+(?:self\.)+value"},
+    "expression that a beginning fits": {"target_modules": r"bert\.encoder\.layer\.\d\.attention\.self\.(query|k|val)"},
     "counted repeats": {"target_modules": r"(?:\w+\.){3}[01]\.attention\.self\.key"},
     # all-linear
     "all-linear": {"target_modules": "all-linear"},
@@ -56,6 +57,7 @@ TABLE = {
     "excluded path": {"target_modules": ["query"], "exclude_modules": [QUERY]},
     "excluded expression": {"target_modules": ["query", "value"], "exclude_modules": r".*[12]\..*value"},
     "expression but an expression": {"target_modules": r".*self\.\w+y", "exclude_modules": r".*2.*"},
+    "excluded expression that a beginning fits": {"target_modules": ["query"], "exclude_modules": r"bert\..*\.1"},
     "excluded container": {"target_modules": ["query"], "exclude_modules": ["attention", "0.attention.self"]},
     "nothing excluded": {"target_modules": ["query"], "exclude_modules": ["decoder"]},
     "empty exclusion": {"target_modules": ["query"], "exclude_modules": []},
@@ -130,6 +132,7 @@ REFUSED = {
     "empty expression": {"target_modules": ""},
     "everything excluded": {"target_modules": ["query"], "exclude_modules": ["query"]},
     "everything saved": {"target_modules": ["pooler.dense"], "modules_to_save": ["pooler"]},
+    "saved in the middle of a target": {"target_modules": ["dense"], "modules_to_save": ["ense"]},
     "no such block": {"target_modules": ["query"], "layers_to_transform": 3},
     "a block without a number": {"target_modules": ["pooler.dense"], "layers_to_transform": 0},
     "another pattern": {"target_modules": ["query"], "layers_to_transform": 0, "layers_pattern": "h"},
@@ -181,9 +184,8 @@ def chosen_here(model):
 
 
 def logits(torch, net):
-    ids, mask = torch.tensor(np.maximum(IDS, 0)), torch.tensor(IDS >= 0).long()
     with torch.no_grad():
-        return net(input_ids=ids, attention_mask=mask).logits.numpy()
+        return net(**{name: torch.tensor(array) for name, array in BATCH.items()}).logits.numpy()
 
 
 @pytest.mark.parametrize("options", TABLE.values(), ids=TABLE)
@@ -221,11 +223,133 @@ def test_a_folder_opens_as_in_peft(torch, peft, net, tmp_path, options):
         return
     load_adapter(tmp_path, model)
     assert chosen_here(model) == chosen_by_peft(net)
-    np.testing.assert_allclose(model.forward(IDS)[0], logits(torch, net), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(model(BATCH)[0], logits(torch, net), rtol=1e-4, atol=1e-5)
+
+
+# ---- paths of other models: PEFT's own function, without a model ----------------------------------------------------
+
+PATHS = [
+    *(
+        "query",
+        "0.query",
+        "0.1.query",
+        "0.1.2.query",
+        "1.x.query",
+        "a.1.query",
+        "a.b.1.query",
+        "a.b.1",
+        "a.b.1.0.query",
+    ),
+    *(
+        "model.layers.1.experts.0.query",
+        "model.layers.12.experts.1.query",
+        "model.layers.2.mlp.query",
+        "model.h.1.query",
+    ),
+    *("layers.1.query", "layers.12.query", "x.sublayers.1.query", "x.layers.1.y.layers.2.query", "h.2.layers.1.query"),
+    *("a.xh.1.query", "a.xh.1.layers.2.query", "a.layers.1.dense", "a.layers.1.xquery", "a.layers.1.query.value"),
+    *(
+        "a.layers.x1.query",
+        "a.layers.query",
+        "a.layers.1x.query",
+        "a.b.10.c.1.query",
+        "b.query.dense",
+        "c.xquery.dense",
+    ),
+]
+PICKED = {
+    **{f"block {n}": {"layers_to_transform": n} for n in (0, 1, 2, 12)},
+    "blocks": {"layers_to_transform": [1, 12]},
+    **{f"{p} {n}": {"layers_to_transform": n, "layers_pattern": p} for p in ("layers", "h", "b") for n in (1, 2, 12)},
+    "several patterns": {"layers_to_transform": 1, "layers_pattern": ["h", "layers"]},
+    "several patterns, reversed": {"layers_to_transform": 1, "layers_pattern": ["layers", "h"]},
+    "pattern of a group": {"layers_to_transform": 1, "layers_pattern": ["(?:x|sub)layers"]},
+    "alternatives": {"layers_to_transform": 1, "layers_pattern": ["layers|h"]},
+    "alternatives of one block": {"layers_to_transform": 2, "layers_pattern": ["h|layers"]},
+    "a name": {},
+    "a path": {"target_modules": ["a.b.1.0.query", "1.query"]},
+    "a path and blocks": {"target_modules": ["query", "a.b.1.0.query"], "layers_to_transform": 12},
+    "excluded by a name": {"exclude_modules": ["query"], "target_modules": ["query", "dense", "xquery"]},
+    "excluded by the end of a name": {"exclude_modules": ["uery", "1.query"]},
+    "excluded by an expression": {"exclude_modules": r".*\.\d\.query"},
+    "excluded by one that looks ahead": {"exclude_modules": r"(?!.*\.1\.).*ery"},
+    "excluded by one in capitals": {"exclude_modules": r".*QUERY"},
+    "saved around": {"modules_to_save": ["a.layers", "model"]},
+    "expression": {"target_modules": r"(model\.)?layers\.\d+\.query"},
+    "expression of a beginning": {"target_modules": r"a\.b\.1|a\.layers\.1\.(?!d).*"},
+    "expression in capitals": {"target_modules": r".*Query"},
+}
+
+
+@pytest.mark.parametrize("options", PICKED.values(), ids=PICKED)
+def test_of_any_paths_peft_means_the_same(peft, options):
+    """Numbers, and names that hold other names, in every place. As they come: the factors are drawn in this order."""
+    options = {"target_modules": ["query"]} | options
+    theirs = peft.LoraConfig(**copy.deepcopy(options))
+    meant = [path for path in PATHS if peft.tuners.tuners_utils.check_target_module_exists(theirs, path)]
+    if meant:
+        assert LoRAConfig(**options).select(PATHS) == meant
+    else:
+        with pytest.raises(InputError):
+            LoRAConfig(**options).select(PATHS)
+
+
+KEYS = [
+    *(["query"], ["1.query", "query"], ["query", "1.query"], ["layers"], [".*1.*", "query"], ["uery"], [".*uery"]),
+    *(["a|query"], ["query|b"], ["a.b.1.0.query"], ["query", "a.b.1.0.query"], ["a.b.1.0.query", "query"], ["a.b.1"]),
+    *(["(?=query)query", "(?!query).*"], ["(?!query)\\w+", "(?:x|y)query"], ["QUERY"], ["1$"], ["^a.*"], [r"\d", "b"]),
+    *(["[ab].+?y"], ["query", "(?:lay)+ers.*"], ["(?:lay)+ers.*", "(?:query)+"], ["(?:que)+", "que"]),
+]
+
+
+@pytest.mark.parametrize("keys", KEYS, ids=" ".join)
+def test_of_any_patterns_peft_means_the_same(peft, keys):
+    """Of several keys, plain ones and others, the first that the end of a path matches; r and lora_alpha apart."""
+    from peft.utils.other import get_pattern_key
+
+    ranks, alphas = {key: 2 + i for i, key in enumerate(keys)}, {key: 20 + i for i, key in enumerate(reversed(keys))}
+    found = LoRAConfig(r=1, lora_alpha=10, rank_pattern=ranks, alpha_pattern=alphas).for_layers(PATHS)
+    assert found == {
+        path: (ranks.get(get_pattern_key(ranks, path), 1), alphas.get(get_pattern_key(alphas, path), 10))
+        for path in PATHS
+    }
+
+
+# ---- "all-linear" in a file ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task_type", [None, "SEQ_CLS", "FEATURE_EXTRACTION"])
+@pytest.mark.parametrize("options", [{}, {"exclude_modules": ["query"]}, {"modules_to_save": ["pooler"]}], ids=str)
+def test_all_linear_in_a_file_means_what_it_means_in_peft(torch, peft, net, tmp_path, task_type, options):
+    """The head is spared by the type of the task alone, so without one it is adapted. (PEFT itself writes names.)"""
+    options = {"task_type": task_type, "target_modules": "all-linear"} | options
+    base = copy.deepcopy(net)
+    made = peft.get_peft_model(net, config_of(peft, options))
+    made.save_pretrained(str(tmp_path))
+    file = tmp_path / "adapter_config.json"
+    content = json.loads(file.read_text())
+    assert len(content["target_modules"]) > 3
+    file.write_text(json.dumps(content | {"target_modules": "all-linear"}))
+    want = chosen_by_peft(made)
+    assert ("classifier" in want) == (task_type != "SEQ_CLS")
+    model = ours()
+    load_adapter(tmp_path, model)
+    opened = peft.PeftModel.from_pretrained(base, str(tmp_path)).eval()
+    assert chosen_here(model) == chosen_by_peft(opened) == want
+    np.testing.assert_allclose(model(BATCH)[0], logits(torch, opened), rtol=1e-4, atol=1e-5)
+
+
+def test_all_linear_of_a_model_is_that_of_its_task(peft, net):
+    """`inject` reads no task_type from a file: the model's own counts, and spares its head, in full or frozen."""
+    made = peft.get_peft_model(net, config_of(peft, {"target_modules": "all-linear"}))
+    for saved in ([], ["classifier"]):
+        model = ours()
+        inject(model, LoRAConfig(r=2, lora_alpha=3, modules_to_save=saved))
+        assert model.task_type == "SEQ_CLS" and chosen_here(model) == chosen_by_peft(made)
 
 
 def _plain(name):
-    for part in ("base_model.model.", ".modules_to_save.default", ".base_layer"):
+    for part in ("base_model.model.", ".modules_to_save.default"):
         name = name.replace(part, "")
     return name
 

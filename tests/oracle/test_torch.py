@@ -6,7 +6,7 @@ import pytest
 from lorabook import functional as F
 from lorabook.layers import Activation, LayerNorm, Linear, Softmax
 from lorabook.models import MLP
-from lorabook.optim import SGD, AdamW
+from lorabook.training import SGD, AdamW
 
 N, D, K = 5, 7, 4
 
@@ -33,7 +33,7 @@ def test_layer(torch, rng, name):
     }[name]
     tensors = [torch.tensor(a, requires_grad=True) for a in (x, *arrays)]
     want = theirs(*tensors)
-    got, cache = ours.forward(x)
+    got, cache = ours(x)
     close(got, want)
     dout = rng.standard_normal(got.shape)
     want.backward(torch.tensor(dout))
@@ -109,7 +109,7 @@ def test_whole_mlp(torch, rng):
     hidden = f.gelu(f.linear(torch.tensor(x), params["fc1.weight"], params["fc1.bias"]))
     loss = f.cross_entropy(f.linear(hidden, params["fc2.weight"], params["fc2.bias"]), torch.tensor(labels))
     loss.backward()
-    got, grads = model.loss_and_grad(x, labels)
+    got, grads = model.loss_and_grad({"x": x, "labels": labels})
     close(got, loss)
     assert grads.keys() == params.keys()
     for name, tensor in params.items():

@@ -6,89 +6,93 @@
 # %%
 import numpy as np
 
-from lorabook import environment, low_rank
+from lorabook.book.checks import ch01
+from lorabook.files import environment
+from lorabook.linalg import low_rank
 
 print(environment.summary())
 
 # %% [markdown]
-# **1. Read it off the singular values.** The smallest rank whose best approximation is within 5 % of the matrix.
+# **1. Derive.** The tail of a geometric series is the series again, times its first term:
 #
-# `rank_errors(s)` is the error of every rank; divided by its first entry, the norm, it is the relative error. The
-# squared tail of a geometric series is geometric too: the relative error at rank `r` is nearly `0.8**r`, and
-# `0.8**14 = 0.044` is the first power below 0.05. No matrix is needed.
+# $$ \sum_{i > r} \sigma_i^2 = \sum_{k=r}^{\infty} \rho^{2k}
+# = \rho^{2r} \sum_{k=0}^{\infty} \rho^{2k} = \rho^{2r}\, \lVert W \rVert_F^2 . $$
+#
+# The series cancels, and the root leaves
+#
+# $$ \frac{\lVert W - W_r \rVert_F}{\lVert W \rVert_F} = \rho^r . $$
+#
+# Each further rank takes away the same share of what is left. At $\rho = 0.8$ an error of 5 % takes
+# $r = \log 0.05 / \log 0.8 = 13.4$, that is 14 directions.
 
 # %%
-s = 0.8 ** np.arange(40)
-answer = int(np.argmax(low_rank.rank_errors(s) <= 0.05 * np.linalg.norm(s)))
-print(answer)
-
-# %%
-if answer is None:
-    print("not answered yet")
-else:
-    relative = low_rank.rank_errors(s) / np.linalg.norm(s)
-    assert answer in range(1, 41), "expected an integer between 1 and 40"
-    assert relative[answer] <= 0.05, "the best approximation of this rank is farther than 5 % from the matrix"
-    assert relative[answer - 1] > 0.05, "a smaller rank is within 5 % already"
-    print("right")
+answer = lambda rho, r: rho**r  # noqa: E731
+ch01.geometric(answer)
 
 # %% [markdown]
-# **2. A budget.** 100,000 numbers for the update of a 3072 x 768 matrix.
+# **2. Change LoRA: a shared A.** Write the two updates below each other. Then the two factors $B$
+# stand below each other, too, and the problem is the one of the chapter:
 #
-# Each rank costs one column of `B` and one row of `A`: `d_out + d_in = 3840` numbers. Break-even would be rank 614.4,
-# far away.
+# $$ \begin{pmatrix} \Delta W_1 \\ \Delta W_2 \end{pmatrix} \approx
+# \begin{pmatrix} B_1 \\ B_2 \end{pmatrix} A . $$
+#
+# The sum of the two squared errors is the squared error of the stack, and $B_1$, $B_2$ are as free
+# as one large factor is. So the least error is that of the best rank $r$ of the stack, from its
+# singular values.
+#
+# It is never below the error with separate factors: what is shared must serve both. It equals it if
+# the two updates read the same directions of $x$.
 
 # %%
-answer = 100_000 // (3072 + 768)
-print(answer)
-
-# %%
-if answer is None:
-    print("not answered yet")
-else:
-    assert answer == int(answer), "expected an integer"
-    assert answer * (3072 + 768) <= 100_000, "factors of this rank are over the budget"
-    assert (answer + 1) * (3072 + 768) > 100_000, "a larger rank is within the budget, too"
-    print("right")
+answer = lambda dW_1, dW_2, r: low_rank.rank_errors(  # noqa: E731
+    low_rank.svd(np.concatenate([dW_1, dW_2]))[1]
+)[r]
+ch01.shared(answer)
 
 # %% [markdown]
-# **3. Not the only one.** Another rank-1 matrix within 2 of `diag(3, 2, 1)` in the spectral norm.
+# **3. What does it save?** Each rank costs one column of every $B$ and one row of every $A$:
+# $4 \cdot 768$ numbers with two pairs, $3 \cdot 768$ with a shared $A$. The shared one affords a
+# third more rank. Whether that pays depends on the updates; exercise 2 says how to find out.
+
+# %%
+answer = 100_000 // (4 * 768), 100_000 // (3 * 768)
+print(answer)
+ch01.budget(answer)
+
+# %% [markdown]
+# **4. Not the only one.** The spectral error is the largest singular value of what is left. The
+# entry 2 is lost in any case, so the first entry may be wrong by up to 2 as well: any
+# `diag(first, 0, 0)` with a first entry from 1 to 5 does.
 #
-# The spectral error is the largest singular value of what is left. The entry 2 is lost in any case, so the first entry
-# may be wrong by up to 2 as well: any `diag(t, 0, 0)` with `1 <= t <= 5` does. The Frobenius norm counts every error,
-# so it has one minimiser only (where no two singular values tie at the cut).
+# The Frobenius norm counts every error, so it has one minimiser only, where no two singular values
+# tie at the cut.
 
 # %%
 answer = np.diag([2.0, 0.0, 0.0])
-
-# %%
-if answer is None:
-    print("not answered yet")
-else:
-    D = np.diag([3.0, 2.0, 1.0])
-    assert np.shape(answer) == (3, 3), "expected a 3 x 3 array"
-    assert np.linalg.matrix_rank(answer) == 1, "not rank 1"
-    assert not np.allclose(answer, np.diag([3.0, 0, 0])), "this is the best one in the Frobenius norm; give another"
-    error = np.linalg.norm(D - answer, 2)
-    assert abs(error - 2) < 1e-12, f"its spectral error is {error:.3f}, not 2"
-    print("right")
+ch01.not_the_only_one(answer)
 
 # %% [markdown]
-# **4. Inputs that change the order.** Inputs `X` for which the second direction of `diag(2, 1)` is kept.
-#
-# The outputs are `x[0] * 2` and `x[1] * 1`. The second matters more as soon as the second input varies more than twice
-# as much as the first. Here `R = diag(1, 3)` up to signs and `W @ R.T = diag(2, 3)`: the order has changed.
+# **5. Inputs that change the order.** The two outputs are $2 x_0$ and $1 x_1$. The second matters
+# more as soon as the second input is more than twice as large as the first, in the mean square.
+# With these two inputs $R$ is `diag(1, 3)` up to signs, and $W R^\top$ is `diag(2, 3)`: the order
+# has changed.
 
 # %%
 answer = np.array([[1.0, 0.0], [0.0, 3.0]])
+ch01.other_order(answer)
+
+# %% [markdown]
+# **6. Measure: how concentrated is nothing?** The share settles at about 0.51: random numbers have
+# their energy spread over half of their directions, at every size. So 66 of 128 for the random
+# start is what nothing looks like, and 12 of 128 for the update is structure.
+#
+# (The histogram of $\sigma^2$ of such a matrix has a limit, the Marchenko-Pastur law, from which
+# 0.51 can be computed.)
 
 # %%
-if answer is None:
-    print("not answered yet")
-else:
-    W = np.diag([2.0, 1.0])
-    assert np.ndim(answer) == 2 and np.shape(answer)[1] == 2, "expected an array with two columns"
-    aware = low_rank.truncate_for_inputs(W, low_rank.activation_factor([answer]))
-    kept = np.round(aware.weight(1), 3).tolist()
-    assert np.allclose(aware.weight(1), np.diag([0, 1.0])), f"with these inputs the truncation is {kept}"
-    print("right")
+rng = np.random.default_rng(0)
+for side in (32, 64, 128, 256, 512):
+    sigma = low_rank.svd(rng.standard_normal((side, side)))[1]
+    print(f"side {side:3}: {low_rank.energy_rank(sigma, 0.9) / side:.3f}")
+answer = low_rank.energy_rank(sigma, 0.9) / side
+ch01.random_share(answer)

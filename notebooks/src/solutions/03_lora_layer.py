@@ -4,82 +4,91 @@
 # %%
 import numpy as np
 
-from lorabook import LoRALinear, environment
-from lorabook.gradcheck import complex_step, relative_error
+from lorabook import LoRALinear
+from lorabook.book.checks import ch03
+from lorabook.files import environment
 from lorabook.layers import Linear
-from lorabook.optim import SGD, AdamW
 
 print(environment.summary())
-rng = np.random.default_rng(0)
 
 # %% [markdown]
-# **1. A gate.** `dy = s (z * dg) B^T` for every row, so
+# **1. A gate.** Only the branch depends on $\mathrm{gate}$. Its change is
+# $\delta y = s\,(z \odot \delta\mathrm{gate})\,B^\top$, with the same $\delta\mathrm{gate}$ in
+# every row, so
 #
-# ```
-# dL = <dout, s (z * dg) B^T> = <s dout B, z * dg> = <z * (s dout B), dg in every row>
-# ```
+# $$\delta L = \langle \mathrm{dout},\, s\,(z \odot \delta\mathrm{gate}) B^\top \rangle
+# = \langle s\,\mathrm{dout}\,B,\, z \odot \delta\mathrm{gate} \rangle
+# = \sum_{n,k} (s\,\mathrm{dout}\,B)_{nk}\, z_{nk}\, \delta\mathrm{gate}_k$$
 #
-# and since the same `dg` stands in every row, the rows add up: `dg = s * sum over n of z * (dout B)`.
+# What stands in front of $\delta\mathrm{gate}_k$, with the rows added up, is its gradient:
+#
+# $$\mathrm{dgate}_k = s \sum_{n} z_{nk}\, (\mathrm{dout}\,B)_{nk}$$
 
 # %%
 answer = lambda dout, z, B, s: s * (z * (dout @ B)).sum(axis=0)  # noqa: E731
-
-# %%
-z, B, g, dout = (rng.standard_normal(shape) for shape in ((11, 2), (5, 2), (2,), (11, 5)))
-exact = complex_step(lambda g: np.sum(dout * (3.0 * (z * g) @ B.T)), g)
-error = relative_error(answer(dout, z, B, 3.0), exact)
-assert error < 1e-11, f"not dg: relative error {error:.0e}"
-print("right")
+ch03.gate(answer)
 
 # %% [markdown]
-# **2. Count.** A matrix `(d_out, d_in)` gets `r (d_in + d_out)`; only for a square one is that `2 d r`.
+# **2. One A for two.** $A$ acts through $z$ alone, and $z$ goes two ways. So two terms come back to
+# $z$, as two came back to $x$ in the chapter:
+#
+# $$\mathrm{d}z = s\,(\mathrm{dout}_q B_q + \mathrm{dout}_v B_v)
+# \qquad\qquad \mathrm{d}A = \mathrm{d}z^\top x$$
+#
+# The thin product with $x$ is done once instead of twice: sharing saves numbers and time. What it
+# costs is freedom: both layers look at the input through one window.
+
 
 # %%
-answer = 30 * 8 * ((576 + 576) + (576 + 192))
-print(f"{answer:,}")
+def answer(dout_q, dout_v, x, B_q, B_v, s):
+    return s * (dout_q @ B_q + dout_v @ B_v).T @ x
 
-# %%
-shapes = 30 * [(576, 576), (192, 576)]
-factors = [LoRALinear(Linear(np.broadcast_to(0.0, shape)), r=8).trainable_params() for shape in shapes]
-assert answer == sum(array.size for pair in factors for array in pair.values()), "not the size of all factors"
-print("right")
+
+ch03.shared_A(answer)
 
 # %% [markdown]
-# **3. Convert.** `x a b = x A^T B^T` gives `A = a^T` and `B = b^T`. The multiplier here is `lora_alpha / r`, so
-# `lora_alpha = scale * r`, with `r` the number of columns of `lora_a`.
+# **3. Another start.** The average is $s^2\, r\, \lVert \mathrm{d}W \rVert^2$ times the variance of
+# an entry of $A$, whatever the distribution, as long as entries are independent with mean 0. The
+# variance changes from $1/(3\,d_\mathrm{in})$ to $1/r^2$, so the factor is predicted to be
+#
+# $$\frac{3\, d_\mathrm{in}}{r^2} = \frac{3 \cdot 64}{16} = 12 .$$
+#
+# It grows with $d_\mathrm{in}$: for $d_\mathrm{in} = 768$ and $r = 4$ it is 144. A learning rate
+# that was found with one start is not one for the other.
 
 # %%
-answer = lambda lora_a, lora_b, scale: (lora_a.T, lora_b.T, scale * lora_a.shape[1])  # noqa: E731
+rng = np.random.default_rng(0)
+x, dout = rng.standard_normal((64, 64)), rng.standard_normal((64, 48))
 
-# %%
-lora_a, lora_b, x = rng.standard_normal((9, 3)), rng.standard_normal((3, 5)), rng.standard_normal((4, 9))
-lora_A, lora_B, lora_alpha = answer(lora_a, lora_b, 20.0)
-assert lora_A.shape == (3, 9) and lora_B.shape == (5, 3), "expected lora_A (r, d_in) and lora_B (d_out, r)"
-layer = LoRALinear(Linear(np.zeros((5, 9))), r=3, lora_alpha=lora_alpha)
-layer.params["lora_A"], layer.params["lora_B"] = lora_A, lora_B
-ratio = np.linalg.norm(layer.forward(x)[0]) / np.linalg.norm(20 * x @ lora_a @ lora_b)
-same = relative_error(layer.forward(x)[0], 20 * x @ lora_a @ lora_b) < 1e-13
-assert same, f"not the same outputs; ours are {ratio:.2f} times as long"
-print("right")
+
+def square(start, seed):
+    layer = LoRALinear(Linear(np.zeros((48, 64))), r=4, init_lora_weights=start, rng=seed)
+    _, grads = layer.backward(dout, layer(x)[1])
+    return np.sum(grads["lora_B"] ** 2)
+
+
+means = [np.mean([square(start, seed) for seed in range(300)]) for start in ("gaussian", True)]
+answer = means[0] / means[1]
+print(f"measured: {answer:.2f}, predicted: 12")
+assert abs(answer / 12 - 1) < 0.1
+ch03.gaussian_start(answer)
 
 # %% [markdown]
-# **4. Double `lora_alpha`.** After the first step the update is `s B A`, where `B` has moved by `lr` times something.
-# With SGD that something is `dB = s dout^T z`, which contains another `s`: the update is proportional to `lr s^2`, and
-# `lr` has to become a quarter. AdamW divides the size of the gradient out, so its update is proportional to `lr s`, and
-# half of `lr` will do. This is what the LoRA paper means when it says that, with Adam, tuning `alpha` is roughly the
-# same as tuning the learning rate.
+# **4. Double `lora_alpha`.** After the first step the update is $s\,B A$, where $B$ has moved by
+# $\mathrm{lr}$ times something. With SGD that something is $\mathrm{d}B = s\,\mathrm{dout}^\top z$,
+# which contains another $s$: the update is proportional to $\mathrm{lr}\,s^2$, and $\mathrm{lr}$
+# has to become a quarter. AdamW divides the size of the gradient out, so its update is proportional
+# to $\mathrm{lr}\,s$, and half of $\mathrm{lr}$ will do. This is what the LoRA paper means when it
+# says that, with Adam, tuning `alpha` is roughly the same as tuning the learning rate.
 
 # %%
 answer = (1 / 4, 1 / 2)
+ch03.double_alpha(answer)
+
+# %% [markdown]
+# **5. Convert.** $x\,a\,b = x A^\top B^\top$ gives $A = a^\top$ and $B = b^\top$. The multiplier
+# here is `lora_alpha / r`, so `lora_alpha = scale * r`, with $r$ the number of columns of `lora_a`.
 
 # %%
-x, dout = rng.standard_normal((11, 7)), rng.standard_normal((11, 5))
-for optimizer, factor in zip((SGD, AdamW), answer, strict=True):
-    updates = []
-    for lora_alpha, lr in ((4, 1e-3), (8, 1e-3 * factor)):
-        layer = LoRALinear(Linear(np.zeros((5, 7))), r=2, lora_alpha=lora_alpha)
-        _, grads = layer.backward(dout, layer.forward(x)[1])
-        optimizer(lr).step(layer.trainable_params(), grads)
-        updates.append(layer.delta_weight())
-    assert relative_error(*updates) < 1e-6, f"{optimizer.__name__}: with this factor the update is another one"
-print("right")
+answer = lambda lora_a, lora_b, scale: (lora_a.T, lora_b.T, scale * lora_a.shape[1])  # noqa: E731
+ch03.convert(answer)

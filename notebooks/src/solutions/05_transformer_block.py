@@ -2,91 +2,89 @@
 # # Solutions: what is the backward pass of a transformer block, with LoRA on any of its matrices?
 
 # %%
-import copy
-import math
-
 import numpy as np
 
-from lorabook import LoRAConfig, environment, inject
-from lorabook import attention as A
-from lorabook.gradcheck import complex_step, relative_error
+from lorabook.book import probes
+from lorabook.book.checks import ch05
+from lorabook.files import environment
+from lorabook.functional import softmax, softmax_backward
 from lorabook.layers import Sequential
-from lorabook.models.transformer import PostNormBlock
+from lorabook.models import PostNormBlock
 
 print(environment.summary())
 rng = np.random.default_rng(0)
-normal = rng.standard_normal
 
 # %% [markdown]
-# **1. The bias of a value.** Each row of `p` adds up to 1, so `p (v + b) = p v + b`: every output of attention moves by
-# the same b, and `attention.output` turns that into `W_o b`.
+# **1. The bias of a value.** Each row of $p$ adds up to 1, so every output of attention moves by
+# the same $b$, and `output` turns that into $W_o\,b$:
+#
+# $$
+# p\,(v + 1 b^\top) = p\,v + (p\,1)\,b^\top = p\,v + 1 b^\top .
+# $$
 
 # %%
 answer = lambda W_o, b: W_o @ b  # noqa: E731
-
-# %%
-first, x, b = PostNormBlock.random(8, 2, 32, rng).to(np, "float64"), normal((2, 3, 8)), normal(8)
-second = copy.deepcopy(first)
-first.named_params()["attention.self.value.bias"] += b
-W_o = second.named_params()["attention.output.dense.weight"]
-second.named_params()["attention.output.dense.bias"] += answer(W_o, b)
-assert relative_error(second.forward(x)[0], first.forward(x)[0]) < 1e-12
-print("right")
+ch05.value_bias(answer)
 
 # %% [markdown]
-# **2. Shared keys.** A value used `group` times: its gradients add. Sum `dk` over the heads of each group.
+# **2. An adapter on the scores.** With $\delta\mathrm{scores} = c\,s\,x\,\delta A^\top B\,x^\top$,
+#
+# $$
+# \langle \mathrm{dscores},\; c\,s\,x\,\delta A^\top (B x^\top) \rangle
+# = \langle c\,s\,(x B^\top)^\top \mathrm{dscores}^\top x,\; \delta A \rangle .
+# $$
+#
+# It is what $\mathrm{d}A$ of an ordinary adapter on the query would be: $x A^\top$ plays the
+# question, $x B^\top$ the key. One pair of factors learns where to look; an adapter on query and
+# one on key hold two. At $B = 0$ the scores are those of the frozen model, as with LoRA.
 
 # %%
-answer = lambda dk, group: dk.reshape(len(dk), -1, group, *dk.shape[2:]).sum(axis=2)  # noqa: E731
-
-# %%
-q, v, dout, shared = normal((2, 4, 12)), normal((2, 4, 12)), normal((2, 4, 12)), normal((2, 2, 4, 3))
-
-
-def attend(shared):  # 4 heads, 2 key heads
-    k = A.merge_heads(shared.repeat(2, axis=1))
-    return A.attention(q.astype(k.dtype), k, v.astype(k.dtype), 4)
-
-
-dk = A.split_heads(A.attention_backward(dout, attend(shared)[1])[1], 4)
-exact = complex_step(lambda shared: np.sum(dout * attend(shared)[0]), shared)
-assert relative_error(answer(dk, 2), exact) < 1e-11
-print("right")
+answer = lambda dscores, x, B, c, s: c * s * (x @ B.T).T @ dscores.T @ x  # noqa: E731
+ch05.scores_A(answer)
 
 # %% [markdown]
-# **3. Another block.** Two FLOPs for each weight and token against `4 T d`: T = 2 * weights / (4 d).
+# **3. Shared keys.** A value used `group` times: its gradients add. The heads of a group are
+# neighbours, so give each group an axis of its own and sum over it.
+
 
 # %%
-numbers = 2 * 576 * 576 + 2 * 192 * 576 + 3 * 576 * 1536
-answer = 2 * numbers / (4 * 576)
-print(f"{numbers:,} weights, T = {answer:.0f}")
+def answer(dk, group):
+    B_, heads, T, d_head = dk.shape
+    return dk.reshape(B_, heads // group, group, T, d_head).sum(axis=2)
 
-# %%
-assert math.isclose(2 * answer * numbers, 4 * answer**2 * 576)
-print("right")
+
+ch05.shared_keys(answer)
 
 # %% [markdown]
-# **4. The way down.** All six layers of blocks 5, 4 and 3. In block 4 the adapter itself hands a gradient on, and so do
-# `query` and `key`: block 2 is still to come. In block 2 only `output`, `intermediate` and `attention.output` do;
-# nothing below `value` needs one. Blocks 0 and 1 are not visited.
+# **4. Why divide by $\sqrt{d_{\mathrm{head}}}$?** An inner product of two standard normal vectors
+# has variance $d_{\mathrm{head}}$. So without $c$ the scores have the standard deviation 8, and
+# softmax picks nearly one token a row. For the others $p_{ij} \approx 0$, and with it
+# $\mathrm{dscores}_{ij} = p_{ij} \langle \mathrm{d}o_i, v_j - o_i \rangle$. The norm of a row of
+# $\mathrm{dscores}$ hardly changes, but it sits in the few rows and tokens that are still
+# undecided: the median entry falls by six orders of magnitude. A token that is not looked at gets
+# no gradient that would change that.
+
+# %%
+q, k, dp = rng.standard_normal((3, 50, 64, 64))
+answer = []
+for c in (1 / 8, 1):
+    p, _ = softmax(c * (q @ k.mT))
+    answer.append(p.max(axis=-1).mean())
+    dscores = softmax_backward(dp, p)
+    print(f"c = {c:5}: largest p {answer[-1]:.2f}, norm of dscores a row", end=" ")
+    print(f"{np.linalg.norm(dscores, axis=-1).mean():.3f}, median {np.median(abs(dscores)):.0e}")
+ch05.unscaled(answer)
+
+# %% [markdown]
+# **5. The way down.** All six layers of blocks 5, 4 and 3 hand a gradient on. In block 4 that
+# includes the adapter on `value`, and `query` and `key`: block 2 is still to come. In block 2 only
+# `down`, `up` and `output` do; nothing below `value` needs one. Blocks 0 and 1 are not visited.
 
 # %%
 answer = 3 * 6 + 3
+ch05.way_down(answer)
 
-# %%
 tower = Sequential({str(i): PostNormBlock.random(8, 2, 32, rng) for i in range(6)})
-inject(tower, LoRAConfig(r=2, lora_alpha=16, target_modules=r"[24]\..*value"))
-found = []
-for path, part in tower.named_layers():
-    if getattr(part.params.get("weight"), "ndim", 0) == 2:
-
-        def watched(dout, cache, need_dx=True, path=path, backward=part.backward):
-            found.extend([path] * need_dx)
-            return backward(dout, cache, need_dx)
-
-        part.backward = watched
-y, cache = tower.forward(normal((2, 3, 8)).astype("f4"))
-tower.backward(np.ones_like(y), cache, need_dx=False)
+tower = probes.adapted(tower, r"[24]\..*value")
+found = probes.passes_through(tower, rng.standard_normal((2, 3, 8)).astype("f4"))
 print(f"{len(found)} layers, from {found[0]} to {found[-1]}")
-assert answer == len(found)
-print("right")

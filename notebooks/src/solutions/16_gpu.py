@@ -1,109 +1,77 @@
 # %% [markdown]
 # # Solutions: when does the same code pay on a GPU, and where does the time go?
+#
+# The exercises of [chapter 16](../16_gpu.ipynb).
 
 # %%
-import math
-
-import numpy as np
-
-from lorabook import environment
-from lorabook.optim import AdamW
+from lorabook.book import counted
+from lorabook.book.checks import ch16
+from lorabook.files import environment
 
 print(environment.summary())
-rng = np.random.default_rng(0)
-BANDWIDTH = 3.35e12  # data sheet, not measured
 
 # %% [markdown]
-# **1. The ridge.** `2 n^3 / peak = 3 itemsize n^2 / bandwidth`: two matrices are read, one is written.
+# **1. The ridge.** Two matrices are read and one is written, $3 d^2$ numbers. On the ridge
+# computing takes as long as moving:
+#
+# $$\frac{2 d^3}{\mathrm{peak}} = \frac{3\, d^2\, \mathrm{itemsize}}{\mathrm{bandwidth}}
+# \quad\Longrightarrow\quad
+# d = \frac{3}{2}\, \mathrm{itemsize}\, \frac{\mathrm{peak}}{\mathrm{bandwidth}}$$
 
 # %%
 answer = lambda peak, bandwidth, itemsize: 1.5 * itemsize * peak / bandwidth  # noqa: E731
-
-# %%
-for peak, itemsize in ((67e12, 4), (990e12, 2)):
-    n = answer(peak, BANDWIDTH, itemsize)
-    assert math.isclose(2 * n**3 / peak, 3 * itemsize * n**2 / BANDWIDTH)
-    print(f"{itemsize} bytes, {peak / 1e12:.0f} TFLOP/s: n = {n:.0f}")
-print("right")
+ch16.ridge(answer)
 
 # %% [markdown]
-# **2. Few tokens.** Nearly all bytes are those of `W`: `2 B d_in d_out` FLOPs for `4 d_in d_out` bytes, `B / 2`
-# FLOP/byte. So it is compute-bound from `B = 2 peak / bandwidth` on. One text at a time uses a fortieth of the float32
-# peak.
+# Half as many bytes a number would halve $d$, if the peak stayed; with half precision the peak
+# grows by far more.
+#
+# **2. Few tokens.** Nearly all bytes are those of $W$, read once for all rows:
+#
+# $$\frac{2\, N d_\mathrm{in} d_\mathrm{out}}{4\, d_\mathrm{in} d_\mathrm{out}} = \frac{N}{2}
+# \qquad\text{compute-bound from}\quad N = 2\, \frac{\mathrm{peak}}{\mathrm{bandwidth}}$$
 
 # %%
-answer = (lambda B: B / 2, lambda peak, bandwidth: 2 * peak / bandwidth)
-
-# %%
-per_byte, least = answer
-d = 1e9
-assert math.isclose(per_byte(4), 2 * 4 * d * d / (4 * (4 * d + d * d + 4 * d)), rel_tol=1e-6)
-assert math.isclose(per_byte(least(67e12, BANDWIDTH)), 67e12 / BANDWIDTH)
-print(f"right: from {least(67e12, BANDWIDTH):.0f} texts on")
+answer = (lambda N: N / 2, lambda peak, bandwidth: 2 * peak / bandwidth)
+ch16.few_tokens(answer)
 
 # %% [markdown]
-# **3. The last copies.** One launch less for laying the parameters end to end, and `tensors` copies less. What remains:
-# one for the gradients, 13 for the two lines, and 9 for `alive`: p, m and v are kept, chosen from, and written.
+# One text at a time uses a fortieth of the float32 peak. It is the mirror image of the factor
+# $A$: there $r$ was small, here $N$ is.
+#
+# **3. The last copies.** One launch less for laying the parameters end to end, and `tensors`
+# copies less. What remains: one for the gradients, 13 for the two lines, and 9 for `alive`: p, m
+# and v are kept, chosen from, and written.
 
 # %%
-launches, tensors = {"AdamW": 98}, 74  # as the chapter counts them
+model = counted.prepare(counted.MINILM)
+tensors = len(model.trainable_params())
+log, launches, _ = counted.record(model, 6, 128)
 answer = launches["AdamW"] - 1 - tensors
-
-# %%
-log = []
-
-
-class Counted(np.ndarray):
-    """Counts the operations on it."""
-
-    __module__ = "numpy"
-
-    def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
-        log.append(ufunc.__name__)
-        out = kwargs.pop("out", None)
-        if out is not None:
-            kwargs["out"] = tuple(np.asarray(a) for a in out)
-        arrays = [np.asarray(a) if isinstance(a, Counted) else a for a in inputs]
-        result = np.asarray(getattr(ufunc, method)(*arrays, **kwargs)).view(Counted)
-        return result if out is None else out[0]
-
-    def __array_function__(self, function, types, args, kwargs):
-        if function not in (np.reshape, np.may_share_memory):  # no work for a device
-            log.append(function.__name__)
-        return super().__array_function__(function, types, args, kwargs)
-
-    def __setitem__(self, key, value):
-        if not np.may_share_memory(self, value):
-            log.append("copy")
-        super().__setitem__(key, value)
-
-
-flat = {"all": rng.standard_normal(1000).astype("f4").view(Counted)}
-optimizer, alive = AdamW(1e-3), np.ones((), bool).view(Counted)
-optimizer.step(flat, flat)
-log.clear()
-optimizer.step(flat, flat, alive=alive)
-print(*log)
-assert answer == len(log) + 1
-print("right")
+print(f"{answer} instead of {launches['AdamW']}")
+ch16.last_copies(answer)
 
 # %% [markdown]
-# **4. Which are float64?** A Python float is weak, a NumPy scalar is not. `np.arange(3)` is int64, and float32 with
-# int64 gives float64. The mean of a float32 array is float32.
+# **4. The other order.** Ask the recorder:
+
+# %%
+model = counted.prepare(counted.MINILM, order="factored")
+log, factored, _ = counted.record(model, 6, 128)
+answer = len(log)
+for phase in counted.PHASES:
+    print(f"{phase:22} merged {launches[phase]:4}   factored {factored[phase]:4}")
+print(f"{answer:,} launches")
+ch16.other_order(answer)
+
+# %% [markdown]
+# More. Forming $W + s\,B A$ takes three launches a matrix, and they are gone. But forward then
+# has two thin products, a multiplication by $s$ and a sum where it had one product, and backward
+# has to add a branch to $\mathrm{d}x$ as well. A launch-bound step is slower in this order, and a
+# busy device has two products more that are bound by memory.
+#
+# **5. Which are float64?** A Python float is weak, a NumPy scalar is not. `np.arange(3)` is
+# int64, and float32 with int64 gives float64. The mean of a float32 array is float32.
 
 # %%
 answer = "bcfg"
-
-# %%
-EXPRESSIONS = {
-    "a": "x * 0.5",
-    "b": "x * np.float64(0.5)",
-    "c": "x / np.sqrt(64)",
-    "d": "x * float(np.sqrt(64))",
-    "e": "x - x.mean()",
-    "f": "x + np.arange(3)",
-    "g": "x + np.arange(3).sum() / 3",
-}
-x = np.ones(3, "f4")
-assert set(answer) == {name for name, text in EXPRESSIONS.items() if eval(text).dtype != np.float32}
-print("right")
+ch16.float64(answer)

@@ -1,0 +1,229 @@
+"""What each variant has of its own; what all share is in test_methods."""
+
+import math
+
+import numpy as np
+import pytest
+from checks import assert_close, linear
+
+from lorabook import InputError
+from lorabook.adapters import (
+    METHODS,
+    DeLoRAConfig,
+    DoRAConfig,
+    FourierFTConfig,
+    GraLoRAConfig,
+    IA3Config,
+    LoKrConfig,
+    MiSSConfig,
+    adapters,
+    inject,
+)
+from lorabook.adapters.lokr import factors
+from lorabook.layers import Run, Sequential, check_layer, quantize
+
+SMOOTH = 1e-11
+DROPOUT = {
+    "dora": {"r": 2, "lora_dropout": 0.5, "detach_norm": False},
+    "hira": {"r": 2, "hira_dropout": 0.5},
+    "delora": {"r": 2, "delora_lambda": 3, "module_dropout": 0.5},
+    "gralora": {"r": 4, "gralora_k": 2, "gralora_dropout": 0.5},
+    "miss": {"r": 4, "miss_dropout": 0.5},
+}
+FORMS = {
+    "gralora in 2 x 2 blocks": GraLoRAConfig(r=4, gralora_k=2),
+    "gralora in 3 x 3 blocks": GraLoRAConfig(r=3, gralora_k=3),
+    "lokr of two products": LoKrConfig(r=1, decompose_both=True, decompose_factor=3),
+    "lokr of a matrix and a product": LoKrConfig(r=1),
+    "lokr, whole": LoKrConfig(r=8, init_weights="lycoris"),
+    "miss, cut off": MiSSConfig(r=5),
+    "miss, mini": MiSSConfig(r=4, mini_r=3, init_weights="mini"),
+    "ia3 of inputs": IA3Config(feedforward_modules="layer"),
+    "delora with norms at their bound": DeLoRAConfig(r=2, delora_lambda=3),
+    "fourierft": FourierFTConfig(n_frequency=30),
+    "loha": METHODS["loha"].Config(r=2),
+    "hira": METHODS["hira"].Config(r=2),
+    "dora": DoRAConfig(r=2, detach_norm=False),
+}
+
+
+def layer_with(config, rng, stir=0.5, d_in=6, d_out=12):
+    model = Sequential({"layer": linear(rng, d_in, d_out, True)})
+    inject(model, config, rng)
+    (layer,) = adapters(model).values()
+    for name, array in layer.params.items():
+        layer.params[name] = array + stir * rng.standard_normal(array.shape)
+    return model, layer
+
+
+def drawn(mask):
+    """A generator whose numbers say again and again which entries dropout at 1/2 keeps."""
+
+    class Same:
+        def random(self, shape, dtype):
+            return mask.astype(dtype)
+
+    return Same()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_gradients_of_its_forms(form, rng):
+    model, layer = layer_with(FORMS[form], rng)
+    if form.startswith("delora"):
+        layer.params["delora_B"][:, 0] *= 1e-6
+    stack = Sequential({"model": model, "above": linear(rng, 12, 3)})
+    layer.base_layer.set_trainable(["weight", "bias"])
+    errors = check_layer(stack, rng.standard_normal((4, 6)), rng)
+    assert errors.keys() == {"x"} | stack.trainable_params().keys()
+    assert max(errors.values()) < SMOOTH
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_at_rest_it_is_the_base(method, rng):
+    options = {"r": 4} if "r" in METHODS[method].Config.__dataclass_fields__ else {}
+    options |= {"n_frequency": 9, "init_weights": True} if method == "fourierft" else {}
+    _, layer = layer_with(METHODS[method].Config(**options), rng, stir=0)
+    assert_close(layer.effective(layer.weight)[0], layer.weight, 1e-14)
+
+
+@pytest.mark.parametrize("method", DROPOUT)
+def test_dropout_is_on_the_branch(method, rng):
+    """y = x W^T + b + (x o M) (W_eff - W)^T, and its gradients are those of this sum, by differences."""
+    _, layer = layer_with(METHODS[method].Config(**DROPOUT[method]), rng)
+    layer.base_layer.set_trainable(["weight", "bias"])
+    x, dout, kept = rng.standard_normal((3, 6)), rng.standard_normal((3, 12)), rng.random((3, 6))
+    M, W, b = (kept >= 0.5) * 2.0, layer.weight, layer.bias
+
+    def y_of(x):
+        return x @ W.T + b + (x * M) @ (layer.effective(W)[0] - W).T
+
+    run = Run(rng=drawn(kept))
+    y, cache = layer(x, run)
+    assert_close(y, y_of(x), 1e-13)
+    dx, grads = layer.backward(dout, cache)
+    arrays = {"x": x, "base_layer.weight": W, "base_layer.bias": b, **layer.params}
+    for name, grad in {"x": dx, **grads}.items():
+        array, h = arrays[name], 1e-6
+        for place in list(np.ndindex(array.shape))[::7]:
+            found = []
+            for step in (h, -h):
+                array[place] += step
+                found.append(np.sum(dout * y_of(x)))
+                array[place] -= step
+            assert grad[place] == pytest.approx((found[0] - found[1]) / (2 * h), rel=1e-5, abs=1e-7), (name, place)
+    assert layer.backward(dout, cache, need_dx=False)[0] is None
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_over_a_base_in_four_bits(method, rng):
+    """Output and gradients are those over the dense weight that the codes stand for."""
+    options = {"r": 4} if "r" in METHODS[method].Config.__dataclass_fields__ else {}
+    options |= {"n_frequency": 9} if method == "fourierft" else {}
+    pair = []
+    for four_bits in (True, False):
+        model = Sequential({"layer": linear(np.random.default_rng(3), 64, 32, True)})
+        quantize(model, "nf4", ["layer"])
+        if not four_bits:
+            base = model.children["layer"]
+            model.children["layer"] = type(linear(rng))(base.weight, base.bias)
+        inject(model, METHODS[method].Config(**options), 1)
+        (layer,) = adapters(model).values()
+        own = np.random.default_rng(4)
+        for name, array in layer.params.items():
+            layer.params[name] = array + 0.1 * own.standard_normal(array.shape).astype(array.dtype)
+        x, dout = own.standard_normal((5, 64)).astype("f4"), own.standard_normal((5, 32)).astype("f4")
+        y, cache = layer(x.astype(layer.weight.dtype))
+        pair.append({"y": y, "dx": (found := layer.backward(dout, cache))[0], **found[1]})
+    assert pair[0].keys() == pair[1].keys()
+    for name, array in pair[0].items():
+        assert_close(array, pair[1][name], 1e-4)
+
+
+def test_detached_dora_takes_the_norm_for_a_constant(rng):
+    """So its gradient is another one: what is along V is in it, too."""
+    found = []
+    for detach in (True, False):
+        _, layer = layer_with(DoRAConfig(r=2, detach_norm=detach), np.random.default_rng(1))
+        H = np.random.default_rng(2).standard_normal((12, 6))
+        _, (V, c) = layer.effective(layer.weight)
+        found.append((layer.effective_backward(H, (V, c))[0], V, c, layer.params))
+    (detached, V, c, params), (full, *_) = found
+    m = params["lora_magnitude_vector"]
+    dV = (m / c)[:, None] * H
+    assert_close(detached["lora_A"], layer.scaling * params["lora_B"].T @ dV, 1e-12)
+    assert_close(detached["lora_magnitude_vector"], full["lora_magnitude_vector"], 1e-14)
+    assert not np.allclose(detached["lora_A"], full["lora_A"], rtol=0.05)
+    _, (V, c) = layer.effective(layer.weight)
+    along = layer.effective_backward(V, (V, c))[0]
+    assert np.abs(along["lora_A"]).max() < 1e-12  # a longer V changes nothing
+
+
+def test_ranks_of_the_updates(rng):
+    """The forms are not low-rank in the same sense: what r buys differs."""
+    ranks = {}
+    for name, config in {
+        "lora": METHODS["lora"].Config(r=4),
+        "loha": METHODS["loha"].Config(r=4),
+        "gralora": GraLoRAConfig(r=4, gralora_k=2),
+        "miss": MiSSConfig(r=4),
+        "hira": METHODS["hira"].Config(r=4),
+    }.items():
+        _, layer = layer_with(config, rng, d_in=24, d_out=24)
+        ranks[name] = np.linalg.matrix_rank(layer.effective(layer.weight)[0] - layer.weight)
+    assert ranks == {"lora": 4, "loha": 16, "gralora": 8, "miss": 4, "hira": 24}
+
+
+def test_deloras_update_is_bounded_by_lambda_alone(rng):
+    _, layer = layer_with(DeLoRAConfig(r=3, delora_lambda=2), rng, stir=100)
+    strength = abs(float(layer.params["delora_lambda"][0]))
+    assert np.linalg.norm(layer.delta_weight()) <= strength * layer.buffers["delora_w_norm"].max() * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("d", [1, 7, 12, 64, 97, 384, 1536])
+@pytest.mark.parametrize("factor", [-1, 1, 4, 5, 32])
+def test_factors(d, factor):
+    m, n = factors(d, factor)
+    assert m * n == d
+    if factor > 0 and d % factor == 0:
+        assert m == factor
+    else:
+        most = math.isqrt(d) if factor == -1 else min(factor, math.isqrt(d))
+        assert m <= most and not [k for k in range(m + 1, most + 1) if d % k == 0]
+
+
+REFUSED = [
+    ("miss", {"r": 7}, "r must be at most 6, the inputs of layer; got 7"),
+    ("miss", {"r": 2, "init_weights": "mini", "mini_r": 5}, "mini_r must divide 12, the outputs of layer; got 5"),
+    ("gralora", {"r": 4, "gralora_k": 4}, "gralora_k must divide r = 4 and the sizes of layer, 12x6; got 4"),
+    ("fourierft", {"n_frequency": 73}, "n_frequency must be at most 72, the entries of layer; got 73"),
+]
+
+
+@pytest.mark.parametrize(("method", "options", "message"), REFUSED)
+def test_options_that_do_not_fit_the_layer(method, options, message, rng):
+    with pytest.raises(InputError, match=message):
+        layer_with(METHODS[method].Config(**options), rng)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("dora", {"detach_norm": 1}, "detach_norm must be true or false; got 1"),
+        ("loha", {"alpha": "x"}, "alpha must be a finite number; got 'x'"),
+        ("loha", {"init_weights": "lycoris"}, "init_weights must be true or false; got 'lycoris'"),
+        ("lokr", {"decompose_factor": 0}, "decompose_factor must be a positive integer; got 0"),
+        ("hira", {"hira_dropout": 1}, "hira_dropout must be a number p with 0 <= p < 1; got 1"),
+        ("miss", {"init_weights": "bat"}, 'init_weights="bat" is not implemented here'),
+        ("ia3", {"layers_to_transform": 1, "target_modules": ["x"]}, "ia3 has no layers_to_transform in PEFT"),
+        ("miss", {"rank_pattern": {"x": 2}}, "miss has no rank_pattern in PEFT; name the layers"),
+        ("gralora", {"exclude_modules": ["x"]}, "gralora has no exclude_modules in PEFT; name the layers"),
+        ("ia3", {"feedforward_modules": 3}, "feedforward_modules must be a list of names; got 3"),
+        ("delora", {"delora_lambda": math.nan}, "delora_lambda must be a finite number; got nan"),
+        ("fourierft", {"n_frequency": 0}, "n_frequency must be a positive integer; got 0"),
+        ("fourierft", {"random_loc_seed": -1}, "random_loc_seed must be an integer of at least 0; got -1"),
+        ("gralora", {"gralora_k": 0}, "gralora_k must be a positive integer; got 0"),
+    ],
+)
+def test_options_that_are_none(method, options, message):
+    with pytest.raises(InputError, match=message):
+        METHODS[method].Config(**options)
