@@ -30,8 +30,8 @@ def domains(rows):
             axes.plot(shares, [at] * len(own), "o", color=color, alpha=0.6, markeredgewidth=0, markersize=6)
             middle = median_by(own, (), "perplexity")[()][0] / before[domain]
             axes.plot([middle, middle], [at - 0.08, at + 0.08], color=color, linewidth=2.4)
-            near = max(share for share in shares if share < 2 * middle)  # a run that went astray is far away
-            _name(axes, f"{domain}  x {middle:.2f}", (near, at), (8, 0), color, va="center")
+            beside = {"xycoords": axes.get_yaxis_transform(), "annotation_clip": False}
+            _name(axes, f"{domain}  x {middle:.2f}", (1.01, at), (0, 0), color, va="center", **beside)
     axes.axvline(1, color="#444444", linewidth=1)
     axes.set_xscale("log")
     low, high = axes.get_xlim()
@@ -53,6 +53,6 @@ def domains(rows):
     seeds = len({row["seed"] for row in measured if row["method"] != "base"})
     told = ", ".join(f"{name} {value:.0f}" for name, value in before.items())
     note = f"dot: one of {seeds} seed{'s' * (seeds > 1)}, bar and number: their median"
-    text = f"SmolLM2-135M, trained on {learned} alone; {note}\nperplexity before: {told}"
+    text = f"SmolLM2-135M-Instruct, trained on {learned} alone; {note}\nperplexity before: {told}"
     figure.suptitle(text, x=0.01, ha="left", fontsize=9.5, color="#444444")
     return figure
