@@ -342,7 +342,7 @@ def test_gradients_in_an_mlp(variant, rng):
 @pytest.mark.parametrize("bias", ["none", "lora_only"])
 def test_gradients_in_bert(variant, rng, head, bias):
     for model in in_orders(variant, bert(variant, head, bias=bias)):
-        errors = check_layer(model, tiny_ids(), rng)
+        errors = check_layer(model, tiny_ids(), rng, directions=2)
         assert errors.keys() == model.trainable_params().keys()
         assert max(errors.values()) < SMOOTH
 
@@ -356,7 +356,7 @@ def test_gradients_in_a_block(variant, rng, block):
     stack = Sequential({"block": block.random(8, 2, 6, rng, eps=0.1), "out": linear(rng, 8, 3)}).to(np, "float64")
     inject(stack, variant.config(), rng)
     for stack_ in in_orders(variant, stirred(stack)):
-        assert not wrong_ones(check_layer(stack_, rng.standard_normal((2, 5, 8)), rng))
+        assert not wrong_ones(check_layer(stack_, rng.standard_normal((2, 5, 8)), rng, directions=2))
 
 
 class Asking(Sequential):
@@ -377,7 +377,7 @@ def test_gradients_where_attention_absorbs_key_and_value(variant, rng, targets, 
     for model_ in in_orders(variant, model):
         (cache,) = model_(x)[1]
         absorbed.append(len(cache) == 3)
-        errors = check_layer(model_, x, rng)
+        errors = check_layer(model_, x, rng, directions=2)
         assert errors.keys() == {"x"} | model.trainable_params().keys()
         assert not wrong_ones(errors)
         far = model_.children["attention"](x)[0][:, :1]  # by way of a key and a value for every token

@@ -179,11 +179,13 @@ class Edited(Linear):
         (lambda dx, g: (dx, g | {"extra": g["bias"]}), "extra", np.inf),
         (lambda dx, g: (1.001 * dx, g), "x", 0.9e-3),
         (lambda dx, g: (None, g), "x", np.inf),
+        (lambda dx, g: (dx, g | {"weight": g["weight"] + np.eye(7, 5, 4)}), "weight", 0.01),
     ],
-    ids=["scaled", "sign", "nan", "transposed", "extra axis", "missing", "extra", "dx scaled", "dx missing"],
+    ids=["scaled", "sign", "nan", "transposed", "extra axis", "missing", "extra", "dx scaled", "dx missing", "entry"],
 )
-def test_wrong_gradient_is_reported(rng, edit, wrong, at_least):
-    errors = check_layer(Edited(rng, edit), rng.standard_normal((4, 5)), rng)
+@pytest.mark.parametrize("directions", [None, 2], ids=["every number", "along two directions"])
+def test_wrong_gradient_is_reported(rng, edit, wrong, at_least, directions):
+    errors = check_layer(Edited(rng, edit), rng.standard_normal((4, 5)), rng, directions=directions)
     assert errors.pop(wrong) >= at_least
     assert errors
     assert max(errors.values()) < SMOOTH
