@@ -1,6 +1,6 @@
 """Adapters: one variant a file and a row of the table METHODS; `inject` puts them into a model.
 
-`base` has what all variants share, `additive` what those do whose update is added, `starts` where factors start;
+`base` has what all variants share, `additive` what those do whose update is added, `starts` where factors start, one start a file;
 `config` and `selection` say which layers get one, with PEFT's options; `peft_folder` writes and reads PEFT's folders,
 `contents` tells what is in one, `formats` what others write; `memory` counts.
 """
@@ -28,9 +28,11 @@ from .patterns import SUFFIX, matches
 from .peft_folder import about, load_adapter, save_adapter
 from .rank_config import scaling_of
 from .selection import is_saved
+from .starts import STARTS, as_plain
 
 __all__ = [
     "METHODS",
+    "STARTS",
     "SUFFIX",
     "Adapter",
     "AdapterConfig",
@@ -58,6 +60,7 @@ __all__ = [
     "about",
     "adapter_updates",
     "adapters",
+    "as_plain",
     "base_params",
     "classes_of",
     "config_of",
