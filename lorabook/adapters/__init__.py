@@ -1,6 +1,6 @@
 """Adapters: one variant a file and a row of the table METHODS; `inject` puts them into a model.
 
-`base` has what all variants share, `additive` what those do whose update is added, `starts` where factors start, one start a file;
+`base` has what all variants share, `additive` what those do whose update is added, `starts` where factors start;
 `config` and `selection` say which layers get one, with PEFT's options; `peft_folder` writes and reads PEFT's folders,
 `contents` tells what is in one, `formats` what others write; `memory` counts.
 """

@@ -23,8 +23,8 @@ class LoRALinear(AdditiveAdapter):
     on the branch, and only in training (`run.rng` given). Without dropout M = 1 and y = x (W + s B A)^T: the same sum,
     another contraction order. `order` is "factored", "merged", or "auto"; see `AdditiveAdapter`. The merged order keeps
     W + s B A, an array of the size of W, until the backward pass; over a base that is held in 4 bits to save just that
-    (QLoRA, Dettmers et al. 2023, arXiv:2305.14314), "auto" is "factored". init_lora_weights: one of `starts`; after some,
-    W stands for what is left of the base's weight, a `Residual`.
+    (QLoRA, Dettmers et al. 2023, arXiv:2305.14314), "auto" is "factored". init_lora_weights: one of `starts`; after
+    some, W stands for what is left of the base's weight, a `Residual`.
 
     Backward, with z = xd A^T and dL = <dout, dy>:
 
