@@ -223,10 +223,13 @@ def test_a_model_moves_with_what_is_kept_aside(init):
     assert all(same_bits(array, mlp("float64").named_params()[name]) for name, array in model.named_params().items())
 
 
-def test_the_table_of_memory_counts_the_base_once():
+def test_the_table_of_memory_counts_what_is_kept_aside():
     full, own = memory_table(adapted("pissa"))
     assert full["trained"] == count(mlp().named_params())
-    assert own["trained"] == 4 * (12 + 16) + 4 * (16 + 8)
+    factors = 4 * (12 + 16) + 4 * (16 + 8)
+    assert own["trained"] == factors
+    assert full["weights"] == 4 * full["trained"]
+    assert own["weights"] == full["weights"] + 4 * (12 * 16 + 16 * 8) + 2 * 4 * factors  # what is left, and two starts
     assert memory_table(adapted("mica"))[1]["trained"] == 4 * (12 + 16)
 
 
