@@ -1,6 +1,85 @@
 """Slips in the variants of LoRA, each of its own kind; see `mutants`."""
 
 VARIANTS = {
+    "adapters.test_starts": {
+        "adapters.starts.pissa:pissa": [
+            ("the smallest first", "S[:r]", "S[-r:]"),
+            ("not divided by the scaling", "S[:r] / scaling", "S[:r]"),
+            ("all of S on one side", "root[:, None] * Vh[:r]", "root[:, None] ** 2 * Vh[:r]"),
+        ],
+        "adapters.starts.olora:olora": [
+            ("the last rows of R", "return R[:r]", "return R[-r:]"),
+            ("the last columns of Q", "R[:r], Q[:, :r]", "R[:r], Q[:, -r:]"),
+            ("of the transposed weight", "np.linalg.qr(W)", "np.linalg.qr(W.T)"),
+        ],
+        "adapters.starts.orthogonal:orthogonal": [
+            ("the same half twice", "@ Q[1::2]", "@ Q[0::2]"),
+            ("no orthogonal matrix", "np.linalg.qr(rng.standard_normal((r, r)))[0]", "rng.standard_normal((r, r))"),
+            ("A ten times as large", "(r // 2, d_in)) / 10", "(r // 2, d_in))"),
+            ("B ten times as large", "@ Q[1::2] / 10", "@ Q[1::2]"),
+        ],
+        "adapters.starts.mica:mica": [
+            ("the principal components", "U[:, U.shape[1] - r :]", "U[:, :r]"),
+            ("A moves", "np.zeros(", "np.ones("),
+            ("the right singular vectors", "np.linalg.svd(W,", "np.linalg.svd(W @ W.T @ np.diag(range(len(W))),"),
+        ],
+        "adapters.starts.residual:Residual.__init__": [
+            ("the scaling forgotten", "scaling * (B @ A)", "(B @ A)"),
+            ("twice taken out", "scaling * (B @ A)", "2 * scaling * (B @ A)"),
+            ("put in, not taken out", "- scaling", "+ scaling"),
+            ("a bias of its own", "original.bias)", "None)"),
+            ("what is left trains", "self.freeze()", "pass"),
+            ("the factors change places", '"start_A": asarray_like(A,', '"start_A": asarray_like(B.T,'),
+        ],
+        "adapters.starts.residual:Residual.change_arrays": [
+            ("what is kept aside stays", "self.original.change_arrays(change)", "pass"),
+        ],
+        "adapters.starts.residual:original": [
+            ("what is left for good", "base.original if isinstance(base, Residual) else base", "base"),
+        ],
+        "adapters.starts.plain:as_plain": [
+            ("the start added", "[B, -B0], axis", "[B, B0], axis"),
+            ("alpha stays", "lora_alpha=grown * config", "lora_alpha=config"),
+            ("alpha doubled with rsLoRA", "math.sqrt(2) if config.use_rslora else 2", "2"),
+            ("patterns of the rank stay", "2 * r for", "r for"),
+            ("patterns of alpha stay", "grown * alpha for", "alpha for"),
+            ("still called by its start", ", init_lora_weights=True)", ")"),
+        ],
+        "adapters.starts.table:begin": [
+            ("what rests trains", "layer.rests = start.rests", "pass"),
+            ("the base stays", "start is None or not start.moves", "True"),
+            ("one seed for all", "0 if rng is None else rng", "0"),
+        ],
+        "adapters.starts.table:check_start": [
+            ("few bits are moved", "start.moves and not base.dense", "False"),
+            ("no look at the weight", "not np.isfinite(to_numpy(base.weight)).all()", "False"),
+            ("any scaling", "not scaling > 0", "False"),
+        ],
+        "adapters.base:base_params": [
+            ("what is left for the base", " | before", ""),
+        ],
+        "adapters.base:Adapter.start": [
+            ("what rests trains", " - self.rests", ""),
+        ],
+        "adapters.inject:unload": [
+            ("what is left stays", "original(child.base_layer)", "child.base_layer"),
+        ],
+        "adapters.inject:unfreeze": [
+            ("what rests trains", " - layer.rests", ""),
+        ],
+        "adapters.inject:inject": [
+            ("layers change before all are looked at", "cls.check_base(linears[path], path, **options[path])", "pass"),
+        ],
+        "adapters.lora:LoRALinear.update_of": [
+            ("an update over another base", "if moves_base(init_lora_weights):", "if False:"),
+        ],
+        "adapters.lora_config:_initialisation": [
+            ("read as if the base had stayed", "return name\n    if name ==", "return True\n    if name =="),
+        ],
+        "adapters.dora:DoRALinear.__init__": [
+            ("the norm of what was there before", "self.base_layer.weight", "base.weight"),
+        ],
+    },
     "adapters.test_variants": {
         "adapters.base:Adapter.forward_apart": [
             ("dropout on the base, too", "forward(x - xd, run)", "forward(0 * x, run)"),

@@ -28,9 +28,11 @@ from .patterns import SUFFIX, matches
 from .peft_folder import about, load_adapter, save_adapter
 from .rank_config import scaling_of
 from .selection import is_saved
+from .starts import STARTS, as_plain
 
 __all__ = [
     "METHODS",
+    "STARTS",
     "SUFFIX",
     "Adapter",
     "AdapterConfig",
@@ -58,6 +60,7 @@ __all__ = [
     "about",
     "adapter_updates",
     "adapters",
+    "as_plain",
     "base_params",
     "classes_of",
     "config_of",

@@ -25,6 +25,7 @@ from ..backend import asarray_like
 from ..errors import InputError
 from ..files import short
 from ..layers import MERGED, RUN, Layer, Linear, add_grads, prefixed
+from .starts import Residual, original
 
 BASE = "base_layer"
 
@@ -45,6 +46,7 @@ class Adapter(Layer):
     method = peft_type = Config = config = None
     changes_bias = False
     dropout = 0.0  # of a variant that has it: its probability, in training, on the input of the update
+    rests = frozenset()  # those of its parameters that do not train
     tensors: ClassVar[dict] = {}
     kept: ClassVar[dict] = {}  # the same of buffers, which are in the files, too
 
@@ -57,9 +59,9 @@ class Adapter(Layer):
         self._unmerged = None
 
     def start(self, **arrays):
-        """Take these host arrays as the parameters, in the base's dtype and library; all train."""
+        """Take these host arrays as the parameters, in the base's dtype and library; all but `rests` train."""
         self.params = {name: asarray_like(array, self.base_layer.like) for name, array in arrays.items()}
-        self.trainable = set(self.params)
+        self.trainable = self.params.keys() - self.rests
 
     def trained(self, grads):
         """The gradients of what trains."""
@@ -79,6 +81,10 @@ class Adapter(Layer):
     def shapes(cls, d_out, d_in, where="this layer", **options):
         """{parameter: shape} on a layer of this size. Raises InputError if the options do not fit it."""
         raise NotImplementedError
+
+    @classmethod
+    def check_base(cls, base, where="this layer", **options):
+        """Raise InputError if the options need what this base layer, of a size that fits them, does not have."""
 
     @classmethod
     def kept_shapes(cls, d_out, d_in):
@@ -270,7 +276,9 @@ def plain_name(name):
 def base_params(model):
     """{name: array} of the model as it was before `inject`: without its adapters' own parameters."""
     own = {f"{path}.{n}" if path else n for path, layer in adapters(model).items() for n in layer.params}
-    return {plain_name(name): array for name, array in model.named_params().items() if name not in own}
+    moved = {p: layer.base_layer for p, layer in adapters(model).items() if isinstance(layer.base_layer, Residual)}
+    before = {f"{path}.weight" if path else "weight": original(base).weight for path, base in moved.items()}
+    return {plain_name(name): array for name, array in model.named_params().items() if name not in own} | before
 
 
 def effective_weights(model, N, run=RUN, map=map):

@@ -59,7 +59,7 @@ class DoRALinear(LoRALinear):
         """As `LoRALinear`, and detach_norm: whether c counts as a constant in the gradients."""
         super().__init__(base, r, lora_alpha, **options | {"order": "merged"})
         self.detach_norm = detach_norm
-        c = norms(self.effective_direction(base.weight))
+        c = norms(self.effective_direction(self.base_layer.weight))
         self.start(**{name: to_numpy(array) for name, array in self.params.items()}, lora_magnitude_vector=to_numpy(c))
 
     @classmethod

@@ -6,6 +6,7 @@ from ..errors import InputError, note
 from ..layers import Linear, watching
 from .base import BASE, Adapter, adapters
 from .methods import class_of
+from .starts import original
 
 
 def _children(model):
@@ -39,6 +40,7 @@ def inject(model, config, rng=None):
     options = config.options_for(chosen)
     for path in chosen:
         cls.shapes(*shapes[path], where=path, **options[path])
+        cls.check_base(linears[path], path, **options[path])
     for line in [*config.doubts(shapes, chosen), *_random_head(model, config, chosen)]:
         note(line)
     rng = np.random.default_rng(0 if rng is None else rng)
@@ -107,6 +109,8 @@ def select(model, config):
 def unload(model):
     """Replace every adapter by its base layer, with the weight it has now, merged or not: a plain, frozen model.
 
+    Unmerged, that is the layer that was there before `inject`, bit for bit, wherever the adapter started.
+
     >>> import lorabook as lb
     >>> model = lb.MLP((64, 32, 10))
     >>> _ = lb.inject(model, lb.LoRAConfig(r=4))
@@ -117,12 +121,12 @@ def unload(model):
     """
     for _, parent, name, child in list(_children(model)):
         if isinstance(child, Adapter):
-            parent.children[name] = child.base_layer
+            parent.children[name] = original(child.base_layer)
     model.freeze()
 
 
 def unfreeze(model):
     """Let the adapters of a model, loaded and frozen, train further: all that their config says, and nothing else."""
     config, chosen = config_of(model), adapters(model)
-    own = {f"{path}.{name}" for path, layer in chosen.items() for name in layer.params}
+    own = {f"{path}.{name}" for path, layer in chosen.items() for name in layer.params.keys() - layer.rests}
     model.set_trainable(own | {name for name in model.named_params() if config.trains_in_full(name, chosen)})

@@ -13,7 +13,7 @@ from .additive import AdditiveAdapter, check_order
 from .base import BASE
 from .lora_config import LoRAConfig
 from .rank_config import check_finite, check_probability, check_r, scaling_of
-from .starts import initial_factors
+from .starts import begin, check_start, moves_base
 
 
 class LoRALinear(AdditiveAdapter):
@@ -23,7 +23,8 @@ class LoRALinear(AdditiveAdapter):
     on the branch, and only in training (`run.rng` given). Without dropout M = 1 and y = x (W + s B A)^T: the same sum,
     another contraction order. `order` is "factored", "merged", or "auto"; see `AdditiveAdapter`. The merged order keeps
     W + s B A, an array of the size of W, until the backward pass; over a base that is held in 4 bits to save just that
-    (QLoRA, Dettmers et al. 2023, arXiv:2305.14314), "auto" is "factored".
+    (QLoRA, Dettmers et al. 2023, arXiv:2305.14314), "auto" is "factored". init_lora_weights: one of `starts`; after
+    some, W stands for what is left of the base's weight, a `Residual`.
 
     Backward, with z = xd A^T and dL = <dout, dy>:
 
@@ -48,6 +49,7 @@ class LoRALinear(AdditiveAdapter):
 
     method, peft_type, Config = "lora", "LORA", LoRAConfig
     tensors: ClassVar[dict] = {"lora_A": "lora_A.weight", "lora_B": "lora_B.weight"}
+    check_base = classmethod(check_start)
 
     def __init__(
         self,
@@ -64,19 +66,14 @@ class LoRALinear(AdditiveAdapter):
         """Wrap the Linear `base`, sharing its arrays. `rng`: numpy Generator or seed for the factors (default 0)."""
         check_order(order)
         super().__init__(base, {})  # complains of another base before its weight is asked for
-        d_out, d_in = base.shape
         self.r, self.order = check_r(r), order
-        self.shapes(d_out, d_in, r=self.r)
+        self.shapes(*base.shape, r=self.r)
         self.lora_alpha, self.use_rslora = check_finite("lora_alpha", lora_alpha), use_rslora
         self.scaling = scaling_of(self.r, lora_alpha, use_rslora)
-        self.lora_dropout = check_probability("lora_dropout", lora_dropout)
-        rng = np.random.default_rng(0 if rng is None else rng)
-        A, B = initial_factors(init_lora_weights, self.r, d_out, d_in, rng)
-        self.start(lora_A=A, lora_B=B)
-
-    @property
-    def dropout(self):
-        return self.lora_dropout
+        self.dropout = self.lora_dropout = check_probability("lora_dropout", lora_dropout)
+        alpha = {"lora_alpha": lora_alpha, "use_rslora": use_rslora}
+        self.check_base(base, r=self.r, init_lora_weights=init_lora_weights, **alpha)
+        self.children[BASE] = begin(self, init_lora_weights, rng)
 
     @classmethod
     def is_peft(cls, options):
@@ -94,7 +91,9 @@ class LoRALinear(AdditiveAdapter):
         return scaling_of(r, lora_alpha, use_rslora)
 
     @classmethod
-    def update_of(cls, tensors, path, *, r, **options):
+    def update_of(cls, tensors, path, *, r, init_lora_weights=True, **options):
+        if moves_base(init_lora_weights):
+            return super().update_of(tensors, path)
         A, B = (tensors.get(name) for name in cls.tensors)
         if A is None or B is None or A.ndim != 2 or B.ndim != 2 or not r == A.shape[0] == B.shape[1]:
             came = " and ".join("none" if factor is None else f"{factor.shape}" for factor in (A, B))

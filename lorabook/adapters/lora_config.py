@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ..errors import FormatError, InputError
+from ..errors import FormatError
 from ..files import short
 from .rank_config import RankConfig, check_finite, check_flag, check_probability
+from .starts import STARTS, check_initialisation
 
-INITIALISATIONS = (True, "gaussian", False)
-ONLY_START = ("eva", "orthogonal", "mica")  # initialisations that choose other factors: what was trained is plain LoRA
-CHANGE_BASE = ("pissa", "olora", "corda", "lora_ga")  # and those that take the first factors out of the base weights
+ONLY_START = ("eva",)  # initialisations that choose other factors: what was trained is plain LoRA
+CHANGE_BASE = ("pissa_niter_", "corda", "lora_ga")  # and those after which the base weights are not known any more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +79,17 @@ class LoRAConfig(RankConfig):
 
 
 def _initialisation(path, init):
-    """An adapter's init_lora_weights as LoRAConfig knows it; one that changed the base weights is refused."""
+    """An adapter's init_lora_weights as LoRAConfig knows it.
+
+    One that changed the base weights is refused, unless W alone tells how: for PiSSA and OLoRA, B0 A0 does not depend
+    on the signs in which PEFT had the factors. The approximate SVD of "pissa_niter_N" begins with random numbers that
+    nobody has kept; PEFT, too, opens such a folder over another base than it was trained on.
+    """
     name = init.lower() if isinstance(init, str) else init
     if name in ONLY_START:
         return True
+    if isinstance(name, str) and name in STARTS:
+        return name
     if name == "loftq":
         why = "was trained over quantised base weights, which are not in the folder; merge it in PEFT"
     elif isinstance(name, str) and name.startswith(CHANGE_BASE):
@@ -93,10 +100,3 @@ def _initialisation(path, init):
     else:
         why = "is unknown here and may have changed the base weights; convert the adapter to plain LoRA in PEFT"
     raise FormatError(f"{path}: init_lora_weights={short(init)} {why}")
-
-
-def check_initialisation(value, name="init_lora_weights"):
-    """value, or InputError: True, "gaussian" or False, and not 1 or 0."""
-    if not isinstance(value, bool) and value != "gaussian":
-        raise InputError(f"{name} must be one of {INITIALISATIONS}; got {short(value)}")
-    return value

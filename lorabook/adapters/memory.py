@@ -38,7 +38,7 @@ def memory_table(model, optimizer_slots=2):
 
     Each row: method, trained (parameters), share (of the base model's), and the bytes of weights, gradients, optimizer
     state and their total. Full fine-tuning of a model in 4 bits is that of its weights in float32. optimizer_slots:
-    arrays that the optimizer keeps per parameter (AdamW 2, momentum 1).
+    arrays that the optimizer keeps per parameter (AdamW 2, momentum 1). A base weight that a start moved is held twice.
     Activations are not counted: they depend on the batch, and LoRA needs nearly as many of them as full fine-tuning.
 
     >>> import lorabook as lb
@@ -47,7 +47,7 @@ def memory_table(model, optimizer_slots=2):
     >>> [(row["method"], row["trained"]) for row in lb.memory_table(model)]
     [('full', 2410), ('lora', 552)]
     """
-    everything, base = distinct(model.state()), distinct(_dense(model))
+    everything, base = distinct(model.state() | base_params(model)), distinct(_dense(model))
     variant = next((layer.method for layer in adapters(model).values()), "as it trains")
     rows = []
     for method, weights, trained in (("full", base, base), (variant, everything, model.trainable_params())):

@@ -35,6 +35,7 @@ from .formats import CONFIG, FOLDER, PREFIX, TENSORS, read_folder, saved_heads
 from .inject import config_of, inject, linear_layers, select
 from .methods import class_of
 from .selection import ALL, is_saved, is_target
+from .starts import as_plain
 
 ABOUT = "lorabook.json"
 SURROGATE = re.compile("[\ud800-\udfff]")  # so Python marks a byte of a file's name that is no text
@@ -87,6 +88,7 @@ def save_adapter(folder, model, base_model=None, task_type=None, labels=None, ma
     """Write the adapter of a model as a PEFT adapter folder.
 
     model: has adapters from `inject` or `load_adapter`, and is saved by their config, whatever trains at the moment.
+    Where their start moved the base weight, they are saved as plain LoRA of twice the rank; see `starts.as_plain`.
     The others are what `load_model` will want to know; a model from there knows them itself. base_model: known name, or
     folder, of the model under it. task_type: PEFT's, e.g. "SEQ_CLS". labels: names of the classes, in order.
     max_length: tokens of a text, at most. training_texts: their `files.record`, as the command `train` has it; without
@@ -111,7 +113,8 @@ def save_adapter(folder, model, base_model=None, task_type=None, labels=None, ma
     max_length = max_length or getattr(known, "max_length", None)
     task_type = task_type or (known and model.task_type)
     config = _with_heads(config_of(model), model, task_type)
-    arrays, chosen = model.state(), {path: {*a.params, *a.buffers} for path, a in adapters(model).items()}
+    config, changed = as_plain(config, adapters(model))
+    arrays, chosen = model.state() | changed, {path: {*a.params, *a.buffers} for path, a in adapters(model).items()}
     held = _contents(base_params(model), config, chosen)
     if more := sorted(model.trainable_params().keys() - held.values()):
         raise InputError(f"{more[0]} trains, but is in no adapter; name its layer in modules_to_save, or freeze it")
@@ -197,6 +200,8 @@ def load_adapter(folder, model):
         chosen = select(part, config)
         options, layers = config.options_for(chosen), linear_layers(part)
         sizes = {path: layers[path].shape for path in chosen}
+        for path in chosen:
+            cls.check_base(layers[path], path, **options[path])
         own = {p: cls.shapes(*sizes[p], where=p, **options[p]) | cls.kept_shapes(*sizes[p]) for p in chosen}
     except InputError as error:
         raise FormatError(f"{folder / CONFIG} does not fit the model: {error}") from None

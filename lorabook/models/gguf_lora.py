@@ -9,7 +9,7 @@ from collections import Counter
 
 import numpy as np
 
-from ..adapters import LoRALinear, adapters, base_params, config_of
+from ..adapters import LoRALinear, adapters, as_plain, base_params, config_of
 from ..backend import to_numpy
 from ..errors import FormatError, InputError
 from ..files import GGUFArray, check_values, number, one_of, read_gguf, short
@@ -50,11 +50,12 @@ def gguf_adapter(model, dtype="float32", name=None):
             "lm_head has an adapter, but is tied to the embedding: llama.cpp has one matrix for both, and cannot adapt "
             "one of them: merge it"
         )
-    alphas = {path: layer.scaling * layer.r for path, layer in chosen.items()}
+    plain = model.named_params() | as_plain(options, chosen)[1]
+    alphas = {path: layer.scaling * len(plain[f"{path}.lora_A"]) for path, layer in chosen.items()}
     alpha = _alpha_of_file(alphas)
     arrays = {}
-    for path, layer in chosen.items():
-        A, B = (to_numpy(layer.params[factor]) for factor in ("lora_A", "lora_B"))
+    for path in chosen:
+        A, B = (to_numpy(plain[f"{path}.{factor}"]) for factor in ("lora_A", "lora_B"))
         name_in_file = gguf_name(f"{path}.weight")
         B = permuted(B, turned_heads(name_in_file, _with_heads(config))) * B.dtype.type(alphas[path] / alpha)
         arrays[f"{name_in_file}.lora_a"] = GGUFArray(A, kind)

@@ -116,12 +116,13 @@ def test_initialisation_has_pefts_distribution(torch, peft, init):
 
 
 STARTS = {"eva": False, "orthogonal": False, "mica": False, "pissa": True, "pissa_niter_4": True, "olora": True}
+LOST = ("pissa_niter_4",)  # its approximate SVD begins with random numbers, which are in no file
 
 
 @pytest.mark.filterwarnings("ignore:lora with eva initialization:UserWarning")  # about memory
 @pytest.mark.parametrize("init", STARTS)
 def test_which_initialisations_change_the_base(torch, peft, rng, tmp_path, init):
-    """PEFT's adapter of one that does not is plain LoRA, and opens here; one that does is refused."""
+    """PEFT's adapter of one that does not is plain LoRA; over one that does, W alone tells the rest, or it is lost."""
     model = MLP(SIZES, "gelu", rng=rng)
     net, targets = torch_mlp(torch, model).float(), ["fc1", "fc2"]
     eva = {"eva_config": peft.EvaConfig()} if init == "eva" else {}
@@ -133,7 +134,7 @@ def test_which_initialisations_change_the_base(torch, peft, rng, tmp_path, init)
         for tensor in lora_tensors(theirs).values():
             tensor.add_(0.1 * torch.randn_like(tensor))
     theirs.save_pretrained(str(tmp_path))
-    if STARTS[init]:
+    if init in LOST:
         with pytest.raises(InputError, match=f"init_lora_weights='{init}' changed the base weights"):
             peft_folder.load_adapter(tmp_path, model)
         return

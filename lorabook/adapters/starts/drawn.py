@@ -1,8 +1,11 @@
-"""Where the factors of an update start."""
+"""Factors that are drawn at random, whatever the weight is."""
 
 import numpy as np
 
-from .lora_config import check_initialisation
+from ...errors import InputError
+from ...files import short
+
+DRAWN = (True, "gaussian", False)
 
 
 def uniform(rng, rows, columns):
@@ -17,7 +20,8 @@ def initial_factors(init_lora_weights, r, d_out, d_in, rng):
     "gaussian":  A ~ N(0, (1 / r)^2),     B = 0      the paper's words, with PEFT's variance
     False:       A ~ U(+-1 / sqrt(d_in)), B ~ U(+-1 / sqrt(r)): the update is not zero
     """
-    check_initialisation(init_lora_weights)
+    if not isinstance(init_lora_weights, bool) and init_lora_weights != "gaussian":
+        raise InputError(f"init_lora_weights must be one of {DRAWN}; got {short(init_lora_weights)}")
     if init_lora_weights == "gaussian":
         lora_A = rng.normal(0, 1 / r, (r, d_in))
     else:
