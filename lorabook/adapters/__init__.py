@@ -28,6 +28,7 @@ from .patterns import SUFFIX, matches
 from .peft_folder import about, load_adapter, save_adapter
 from .rank_config import scaling_of
 from .selection import is_saved
+from .vera import VeRAConfig, VeRALinear
 
 __all__ = [
     "METHODS",
@@ -55,6 +56,8 @@ __all__ = [
     "LoRALinear",
     "MiSSConfig",
     "MiSSLinear",
+    "VeRAConfig",
+    "VeRALinear",
     "about",
     "adapter_updates",
     "adapters",

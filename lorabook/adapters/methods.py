@@ -12,6 +12,7 @@ from .loha import LoHaLinear
 from .lokr import LoKrLinear
 from .lora import LoRALinear
 from .miss import MiSSLinear
+from .vera import VeRALinear
 
 METHODS = {
     "lora": LoRALinear,
@@ -24,6 +25,7 @@ METHODS = {
     "miss": MiSSLinear,
     "fourierft": FourierFTLinear,
     "ia3": IA3Linear,
+    "vera": VeRALinear,
 }
 
 

@@ -31,7 +31,7 @@ from ..files import (
 from ..layers import Linear
 from .base import BASE, adapters, base_params, plain_name
 from .contents import own_tensors
-from .formats import CONFIG, FOLDER, PREFIX, TENSORS, read_folder, saved_heads
+from .formats import CONFIG, FOLDER, PREFIX, TENSORS, WHOLE, read_folder, saved_heads
 from .inject import config_of, inject, linear_layers, select
 from .methods import class_of
 from .selection import ALL, is_saved, is_target
@@ -57,8 +57,10 @@ def _contents(names, config, chosen):
     chosen: {path: names of the parameters and buffers of the adapter} of the adapted layers, which PEFT, and we, keep
     in `base_layer`.
     """
-    files = class_of(config).tensors | class_of(config).kept
-    held = {f"{PREFIX}{path}.{files[n]}": f"{path}.{n}" for path, own in chosen.items() for n in files if n in own}
+    cls, first = class_of(config), next(iter(chosen))
+    files = cls.tensors | cls.kept
+    held = {f"{WHOLE}{file}": f"{first}.{n}" for n, file in cls.shared.items() if config.saves_shared}
+    held |= {f"{PREFIX}{path}.{files[n]}": f"{path}.{n}" for path, own in chosen.items() for n in files if n in own}
     for name in names:
         if config.trains_in_full(name, chosen):
             path, _, kind = name.rpartition(".")
@@ -198,6 +200,7 @@ def load_adapter(folder, model):
         options, layers = config.options_for(chosen), linear_layers(part)
         sizes = {path: layers[path].shape for path in chosen}
         own = {p: cls.shapes(*sizes[p], where=p, **options[p]) | cls.kept_shapes(*sizes[p]) for p in chosen}
+        own[chosen[0]] |= cls.shared_shapes([*sizes.values()], **options[chosen[0]])
     except InputError as error:
         raise FormatError(f"{folder / CONFIG} does not fit the model: {error}") from None
     params = part.named_params()

@@ -13,7 +13,14 @@ NAMES = {
     "r": ("r",),
     "lora_alpha": ("lora_alpha", "alpha"),
     "use_rslora": ("use_rslora",),
-    "lora_dropout": ("lora_dropout", "hira_dropout", "miss_dropout", "gralora_dropout", "module_dropout"),
+    "lora_dropout": (
+        "lora_dropout",
+        "hira_dropout",
+        "miss_dropout",
+        "gralora_dropout",
+        "module_dropout",
+        "vera_dropout",
+    ),
 }
 CHOSEN = ("target_modules", "modules_to_save", "exclude_modules", "layers_to_transform", "layers_pattern", "bias")
 
