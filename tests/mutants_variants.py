@@ -81,6 +81,18 @@ VARIANTS = {
         "adapters.projections:draws": [
             ("another seed", "seed % 2**32", "(seed + 1) % 2**32"),
         ],
+        "adapters.randlora:RandLoRALinear.delta_backward": [
+            ("dL without G", "xp.sum(K * G, axis=2)", "xp.sum(K, axis=2)"),
+            ("dG over the copies", "xp.sum(K * L[:, :, None], axis=0)", "xp.sum(K, axis=0)"),
+            ("no scaling", "self.scaling * A", "A"),
+            ("a wide layer upside down", "d_delta.T", "d_delta[::-1].T"),
+        ],
+        "adapters.randlora:RandLoRALinear.projections": [
+            ("the last copies of B", "[:M, :n, :]", "[:M, -n:, :]"),
+        ],
+        "adapters.peft_folder:_is_copy": [
+            ("another array than the shared one", "np.array_equal(to_numpy(own), array)", "True"),
+        ],
         "adapters.inject:_shared": [
             ("each layer draws its own", 'return {"shared": shared} if shared else {}', "return {}"),
         ],

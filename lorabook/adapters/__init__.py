@@ -26,6 +26,7 @@ from .methods import METHODS
 from .miss import MiSSConfig, MiSSLinear
 from .patterns import SUFFIX, matches
 from .peft_folder import about, load_adapter, save_adapter
+from .randlora import RandLoRAConfig, RandLoRALinear
 from .rank_config import scaling_of
 from .selection import is_saved
 from .vera import VeRAConfig, VeRALinear
@@ -56,6 +57,8 @@ __all__ = [
     "LoRALinear",
     "MiSSConfig",
     "MiSSLinear",
+    "RandLoRAConfig",
+    "RandLoRALinear",
     "VeRAConfig",
     "VeRALinear",
     "about",

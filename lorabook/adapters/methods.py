@@ -12,6 +12,7 @@ from .loha import LoHaLinear
 from .lokr import LoKrLinear
 from .lora import LoRALinear
 from .miss import MiSSLinear
+from .randlora import RandLoRALinear
 from .vera import VeRALinear
 
 METHODS = {
@@ -26,6 +27,7 @@ METHODS = {
     "fourierft": FourierFTLinear,
     "ia3": IA3Linear,
     "vera": VeRALinear,
+    "randlora": RandLoRALinear,
 }
 
 

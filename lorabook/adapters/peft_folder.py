@@ -207,7 +207,7 @@ def load_adapter(folder, model):
     held = _contents(params, config, own)
     shapes = {n: tuple(array.shape) for n, array in params.items()}
     shapes |= {f"{path}.{name}": shape for path in chosen for name, shape in own[path].items()}
-    arrays = {n: a for n, a in adapter.arrays.items() if n in held or not _is_copy(n, a, params)}
+    arrays = {n: a for n, a in adapter.arrays.items() if n in held or not _is_copy(n, a, params, adapter.arrays)}
     wrong = [f"missing {n}" for n in sorted(held.keys() - arrays.keys())]
     wrong += [f"unexpected {n}" for n in sorted(arrays.keys() - held.keys())]
     known = {n: arrays[n] for n in sorted(held.keys() & arrays.keys())}
@@ -259,9 +259,14 @@ def _is_within(array, largest):
     return array.dtype.kind == "f" and bool(np.all(np.abs(array.astype("f8")) <= largest))
 
 
-def _is_copy(name, array, params):
-    """Whether it is the model's own weight of this name, as in a whole state dict, or saved beside by PEFT."""
+def _is_copy(name, array, params, arrays):
+    """Whether it is the model's own weight of this name, as in a whole state dict, or saved beside by PEFT.
+
+    Or, of a layer, what all layers share and the file has once more.
+    """
     own = params.get(name.removeprefix(PREFIX).replace(".base_layer.", "."))
+    if own is None and name.startswith(PREFIX):
+        own = arrays.get(f"{WHOLE}{name.rpartition('.')[2]}")
     return own is not None and tuple(own.shape) == array.shape and np.array_equal(to_numpy(own), array)
 
 

@@ -111,7 +111,6 @@ class VeRALinear(AdditiveAdapter):
     def update_of(cls, tensors, path, **options):
         raise InputError(f"{path}: the update of {cls.method} is cut to the layer's size; give the model")
 
-    @property
     def projections(self):
         """(A, B) in the dtype of the parameters: a buffer keeps its own where a model moves to another."""
         (d_out, d_in), dtype = self.shape, self.params["vera_lambda_b"].dtype
@@ -119,10 +118,10 @@ class VeRALinear(AdditiveAdapter):
         return tuple(array_namespace(M).astype(M, dtype, copy=False) for M in (A, B))
 
     def delta_weight(self):
-        (A, B), (b, d) = self.projections, (self.params[name] for name in self.tensors)
+        (A, B), (b, d) = self.projections(), (self.params[name] for name in self.tensors)
         return (b[:, None] * B * d) @ A
 
     def delta_backward(self, d_delta):
-        (A, B), (b, d) = self.projections, (self.params[name] for name in self.tensors)
+        (A, B), (b, d) = self.projections(), (self.params[name] for name in self.tensors)
         Q = B * (d_delta @ A.T)
         return self.trained({"vera_lambda_b": Q @ d, "vera_lambda_d": Q.T @ b})

@@ -34,6 +34,7 @@ from lorabook.adapters import (
     LoHaLinear,
     LoKrLinear,
     MiSSLinear,
+    RandLoRALinear,
     VeRALinear,
     adapter_updates,
     adapters,
@@ -153,6 +154,15 @@ VARIANTS = {
         VeRALinear,
         {"r": 6, "d_initial": 0.5},
         lambda d_out, d_in: {"vera_lambda_b": (d_out,), "vera_lambda_d": (6,)},
+        why="is cut to the layer's size",
+    ),
+    "randlora": Variant(
+        RandLoRALinear,
+        {"r": 3, "randlora_alpha": 6},
+        lambda d_out, d_in: {
+            "randlora_lambda": (3, -(-min(d_out, d_in) // 3)),
+            "randlora_gamma": (-(-min(d_out, d_in) // 3), min(d_out, d_in)),
+        },
         why="is cut to the layer's size",
     ),
     "ia3": Variant(IA3Linear, {}, lambda d_out, d_in: {"ia3_l": (d_out, 1)}),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from checks import assert_close, linear
 
-from lorabook import InputError, files
+from lorabook import FormatError, InputError, files
 from lorabook.adapters import (
     METHODS,
     DeLoRAConfig,
@@ -17,6 +17,8 @@ from lorabook.adapters import (
     IA3Config,
     LoKrConfig,
     MiSSConfig,
+    RandLoRAConfig,
+    RandLoRALinear,
     VeRAConfig,
     VeRALinear,
     adapters,
@@ -36,6 +38,7 @@ DROPOUT = {
     "gralora": {"r": 4, "gralora_k": 2, "gralora_dropout": 0.5},
     "miss": {"r": 4, "miss_dropout": 0.5},
     "vera": {"r": 4, "vera_dropout": 0.5},
+    "randlora": {"r": 4, "randlora_alpha": 4, "randlora_dropout": 0.5},
 }
 FORMS = {
     "gralora in 2 x 2 blocks": GraLoRAConfig(r=4, gralora_k=2),
@@ -49,6 +52,8 @@ FORMS = {
     "delora with norms at their bound": DeLoRAConfig(r=2, delora_lambda=3),
     "fourierft": FourierFTConfig(n_frequency=30),
     "vera": VeRAConfig(r=20),
+    "randlora": RandLoRAConfig(r=2, randlora_alpha=3),
+    "randlora, r above the sides": RandLoRAConfig(r=16, randlora_alpha=3, init_weights=False),
     "vera, not at zero": VeRAConfig(r=3, init_weights=False),
     "loha": METHODS["loha"].Config(r=2),
     "hira": METHODS["hira"].Config(r=2),
@@ -201,6 +206,7 @@ def mlp_with(config, seed=0):
 
 SHARED = {
     "vera": (VeRAConfig(r=5), {"vera_A": (5, 12), "vera_B": (12, 5)}),
+    "randlora": (RandLoRAConfig(r=5, randlora_alpha=5), {"randlora_A": (5, 1, 12), "randlora_B": (12, 3, 5)}),
 }
 
 
@@ -243,6 +249,45 @@ def test_vera_draws_again_what_the_file_leaves_out(key, tmp_path, rng):
     loaded = MLP((6, 12, 9), "silu", rng=np.random.default_rng(0))
     load_adapter(tmp_path, loaded)
     assert np.array_equal(loaded(x)[0], model(x)[0])
+
+
+@pytest.mark.parametrize("method", SHARED)
+def test_what_is_shared_may_stand_in_the_file_for_each_layer_too(method, tmp_path, rng):
+    """So PEFT writes it for RandLoRA. Where it differs, it is refused."""
+    config, shapes = SHARED[method]
+    save_adapter(tmp_path, mlp_with(config))
+    file = tmp_path / "adapter_model.safetensors"
+    arrays, _ = files.read_safetensors(file)
+    copies = {f"base_model.model.{path}.{n}": arrays[f"base_model.{n}"] for path in ("fc1", "fc2") for n in shapes}
+    files.write_safetensors(file, arrays | copies)
+    load_adapter(tmp_path, MLP((6, 12, 9), "silu", rng=np.random.default_rng(0)))
+    name = f"base_model.model.fc2.{next(iter(shapes))}"
+    files.write_safetensors(file, arrays | copies | {name: 2 * copies[name]})
+    with pytest.raises(FormatError, match=f"unexpected {name}"):
+        load_adapter(tmp_path, MLP((6, 12, 9), "silu", rng=np.random.default_rng(0)))
+
+
+def test_randlora_by_its_formula(rng):
+    """Of a layer that is high, and of one that is wide; the update is linear in each of L and G, and so is the loss."""
+    for layer in adapters(mlp_with(RandLoRAConfig(r=5, randlora_alpha=10)).to(np, "float64")).values():
+        (L, G), (A, B) = layer.params.values(), layer.buffers.values()
+        n, m = G.shape
+        flat, want = B[: max(layer.shape), :n].reshape(max(layer.shape), -1), 0
+        for i in range(5):
+            for k in range(n):
+                want = want + 2 * np.outer(flat[:, i * n + k], L[i, k] * A[i, 0, :m] * G[k])
+        want = want if layer.shape[0] > layer.shape[1] else want.T
+        assert_close(layer.delta_weight(), want, 1e-13)
+        d_delta = rng.standard_normal(want.shape)
+        for name, grad in layer.delta_backward(d_delta).items():
+            assert np.sum(grad * layer.params[name]) == pytest.approx(np.sum(d_delta * want), rel=1e-12)
+
+
+def test_randlora_reaches_every_rank_and_its_matrices_are_of_variance_one(rng):
+    _, layer = layer_with(RandLoRAConfig(r=4), rng, d_in=30, d_out=33)
+    assert np.linalg.matrix_rank(layer.delta_weight()) == 30
+    for array in RandLoRALinear.draw_shared([(300, 200)], r=40, projection_prng_key=1).values():
+        assert abs(array.mean()) < 0.03 and abs(array.std() - 1) < 0.02
 
 
 def test_vera_by_its_formula():
@@ -302,6 +347,9 @@ def test_options_that_do_not_fit_the_layer(method, options, message, rng):
         ("vera", {"projection_prng_key": -1}, "projection_prng_key must be an integer of at least 0; got -1"),
         ("vera", {"save_projection": 1}, "save_projection must be true or false; got 1"),
         ("vera", {"rank_pattern": {"x": 2}}, "vera has no rank_pattern in PEFT; name the layers"),
+        ("randlora", {"randlora_alpha": "x"}, "randlora_alpha must be a finite number; got 'x'"),
+        ("randlora", {"randlora_dropout": 2}, "randlora_dropout must be a number p with 0 <= p < 1; got 2"),
+        ("randlora", {"save_projection": False}, "save_projection must be true in randlora"),
         ("gralora", {"gralora_k": 0}, "gralora_k must be a positive integer; got 0"),
     ],
 )
