@@ -1,6 +1,7 @@
 """What each variant has of its own; what all share is in test_methods."""
 
 import copy
+import json
 import math
 
 import numpy as np
@@ -240,6 +241,16 @@ def test_what_is_shared_comes_from_the_file(method, tmp_path, rng):
     assert np.array_equal(loaded(x)[0], model(x)[0])
 
 
+@pytest.mark.parametrize("method", SHARED)
+def test_a_rank_that_the_file_does_not_have_draws_nothing(method, tmp_path):
+    """However large it is: the shapes are looked at first."""
+    save_adapter(tmp_path, mlp_with(SHARED[method][0]))
+    config = tmp_path / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"r": 10**15}))
+    with pytest.raises(FormatError, match="has shape"):
+        load_adapter(tmp_path, MLP((6, 12, 9), "silu", rng=np.random.default_rng(0)))
+
+
 @pytest.mark.parametrize("key", [0, 5])
 def test_vera_draws_again_what_the_file_leaves_out(key, tmp_path, rng):
     model, x = mlp_with(VeRAConfig(r=5, projection_prng_key=key, save_projection=False)), np.ones((1, 6), "f4")
@@ -260,6 +271,9 @@ def test_what_is_shared_may_stand_in_the_file_for_each_layer_too(method, tmp_pat
     arrays, _ = files.read_safetensors(file)
     copies = {f"base_model.model.{path}.{n}": arrays[f"base_model.{n}"] for path in ("fc1", "fc2") for n in shapes}
     files.write_safetensors(file, arrays | copies)
+    load_adapter(tmp_path, MLP((6, 12, 9), "silu", rng=np.random.default_rng(0)))
+    live = {f"{name}.default": array for name, array in (arrays | copies).items()}  # as in a live model of PEFT
+    files.write_safetensors(file, live)
     load_adapter(tmp_path, MLP((6, 12, 9), "silu", rng=np.random.default_rng(0)))
     name = f"base_model.model.fc2.{next(iter(shapes))}"
     files.write_safetensors(file, arrays | copies | {name: 2 * copies[name]})
