@@ -145,6 +145,39 @@ VARIANTS = {
         "adapters.loha:LoHaLinear.delta_backward": [
             ("its own pair for the other", "((B2, A2), (B1, A1))", "((B1, A1), (B2, A2))"),
         ],
+        "adapters.vera:VeRALinear.delta_backward": [
+            ("db without d", "Q @ d", "Q @ (0 * d + 1)"),
+            ("dd without b", "Q.T @ b", "Q.T @ (0 * b + 1)"),
+            ("B left out", "B * (d_delta @ A.T)", "d_delta @ A.T"),
+        ],
+        "adapters.vera:VeRALinear.projections": [
+            ("the last columns of A", "A[:, :d_in]", "A[:, -d_in:]"),
+        ],
+        "adapters.projections:uniform_of": [
+            ("the highest 24 bits", "numbers % 2**24", "numbers // 2**8"),
+            ("from 0 to the bound", "float(high - low) + float(low)", "float(high)"),
+        ],
+        "adapters.projections:draws": [
+            ("another seed", "seed % 2**32", "(seed + 1) % 2**32"),
+        ],
+        "adapters.randlora:RandLoRALinear.delta_backward": [
+            ("dL without G", "xp.sum(K * G, axis=2)", "xp.sum(K, axis=2)"),
+            ("dG over the copies", "xp.sum(K * L[:, :, None], axis=0)", "xp.sum(K, axis=0)"),
+            ("no scaling", "self.scaling * A", "A"),
+            ("a wide layer upside down", "d_delta.T", "d_delta[::-1].T"),
+        ],
+        "adapters.randlora:RandLoRALinear.projections": [
+            ("the last copies of B", "[:M, :n, :]", "[:M, -n:, :]"),
+        ],
+        "adapters.peft_folder:_is_copy": [
+            ("another array than the shared one", "np.array_equal(to_numpy(own), array)", "True"),
+        ],
+        "adapters.inject:_shared": [
+            ("each layer draws its own", 'return {"shared": shared} if shared else {}', "return {}"),
+        ],
+        "adapters.peft_folder:_contents": [
+            ("the file has what it says it leaves out", " if config.saves_shared}", "}"),
+        ],
         "adapters.hira:HiRALinear.effective": [
             ("the factor without one", "factor += 1", "pass"),
         ],

@@ -26,9 +26,11 @@ from .methods import METHODS
 from .miss import MiSSConfig, MiSSLinear
 from .patterns import SUFFIX, matches
 from .peft_folder import about, load_adapter, save_adapter
+from .randlora import RandLoRAConfig, RandLoRALinear
 from .rank_config import scaling_of
 from .selection import is_saved
 from .starts import STARTS, as_plain
+from .vera import VeRAConfig, VeRALinear
 
 __all__ = [
     "METHODS",
@@ -57,6 +59,10 @@ __all__ = [
     "LoRALinear",
     "MiSSConfig",
     "MiSSLinear",
+    "RandLoRAConfig",
+    "RandLoRALinear",
+    "VeRAConfig",
+    "VeRALinear",
     "about",
     "adapter_updates",
     "adapters",

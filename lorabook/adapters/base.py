@@ -49,6 +49,7 @@ class Adapter(Layer):
     rests = frozenset()  # those of its parameters that do not train
     tensors: ClassVar[dict] = {}
     kept: ClassVar[dict] = {}  # the same of buffers, which are in the files, too
+    shared: ClassVar[dict] = {}  # and of those that all layers of a model hold as one array: its name in the files
 
     def __init__(self, base, params):
         """base: a Linear layer, dense or not, which is frozen. params: the adapter's own, which all train."""
@@ -89,6 +90,16 @@ class Adapter(Layer):
     @classmethod
     def kept_shapes(cls, d_out, d_in):
         """{buffer: shape} of those in `kept`."""
+        return {}
+
+    @classmethod
+    def shared_shapes(cls, sizes, **options):
+        """{buffer: shape} of those in `shared`. sizes: (d_out, d_in) of every layer that gets an adapter."""
+        return {}
+
+    @classmethod
+    def draw_shared(cls, sizes, **options):
+        """{buffer: host array} of the same, from the options alone. Each layer gets them as the keyword `shared`."""
         return {}
 
     def effective(self, W):

@@ -35,6 +35,7 @@ class AdapterConfig:
     patterns: ClassVar[tuple] = ()  # options that are {regular expression: value}
     bias_word: ClassVar[str] = "lora_only"  # what PEFT calls that in this method
     neutral: ClassVar[dict] = {}  # {option of PEFT that is not implemented here: the value at which it does nothing}
+    saves_shared: ClassVar[bool] = True  # whether what the layers share is in the file
     ours: ClassVar[tuple] = ()  # options that PEFT does not have: in its file only if they are set
     absent: ClassVar[tuple] = ()  # the same of options that choose: PEFT would choose otherwise, so they are refused
 

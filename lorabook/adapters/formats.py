@@ -18,7 +18,7 @@ from .methods import METHODS, class_of, of_peft
 
 CONFIG, TENSORS, MLX_TENSORS = "adapter_config.json", "adapter_model.safetensors", "adapters.safetensors"
 FOLDER = "a PEFT adapter folder"
-PREFIX = "base_model.model."
+PREFIX, WHOLE = "base_model.model.", "base_model."  # of a layer's tensors; of one that all layers share
 NULL = ("exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save", "feedforward_modules")
 # options that null turns off; so it does all patterns
 INFORMATION = ("peft_type", "peft_version", "base_model_name_or_path", "revision", "task_type", "inference_mode",
@@ -46,7 +46,8 @@ def read_folder(folder):
     if not (folder / TENSORS).exists() and (folder / "adapter_model.bin").exists():
         how = "save it again in PEFT: model.save_pretrained(folder, safe_serialization=True)"
         raise InputError(f"{folder}/adapter_model.bin is a pickle, which can run code and is not opened; {how}")
-    arrays, adapter = _plain_names(folder / TENSORS, read_safetensors(folder / TENSORS)[0], class_of(config).tensors)
+    cls = class_of(config)
+    arrays, adapter = _plain_names(folder / TENSORS, read_safetensors(folder / TENSORS)[0], cls.tensors | cls.shared)
     named = f"{folder / TENSORS} has the adapter's name {adapter!r} in its keys, as the state dict of a live model"
     return AdapterFolder(config, arrays, [f"{named}; read all the same"] if adapter else [])
 

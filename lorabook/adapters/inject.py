@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ..backend import asarray_like
 from ..errors import InputError, note
 from ..layers import Linear, watching
 from .base import BASE, Adapter, adapters
@@ -45,12 +46,20 @@ def inject(model, config, rng=None):
         note(line)
     rng = np.random.default_rng(0 if rng is None else rng)
     places = {path: (parent, name) for path, parent, name, _ in _children(model)}
+    shared = _shared(cls, [linears[path] for path in chosen], options[chosen[0]])
     for path in chosen:
         parent, name = places[path]
-        parent.children[name] = layer = cls(linears[path], rng=rng, **options[path])
+        parent.children[name] = layer = cls(linears[path], rng=rng, **options[path], **shared)
         layer.config = config
     unfreeze(model)
     return chosen
+
+
+def _shared(cls, layers, options):
+    """The keyword `shared` of a variant whose layers hold arrays together, in the first one's dtype and library."""
+    arrays = cls.draw_shared([layer.shape for layer in layers], **options)
+    shared = {name: asarray_like(array, layers[0].like) for name, array in arrays.items()}
+    return {"shared": shared} if shared else {}
 
 
 def _random_head(model, config, chosen):

@@ -12,6 +12,8 @@ from .loha import LoHaLinear
 from .lokr import LoKrLinear
 from .lora import LoRALinear
 from .miss import MiSSLinear
+from .randlora import RandLoRALinear
+from .vera import VeRALinear
 
 METHODS = {
     "lora": LoRALinear,
@@ -24,6 +26,8 @@ METHODS = {
     "miss": MiSSLinear,
     "fourierft": FourierFTLinear,
     "ia3": IA3Linear,
+    "vera": VeRALinear,
+    "randlora": RandLoRALinear,
 }
 
 

@@ -31,7 +31,7 @@ from ..files import (
 from ..layers import Linear
 from .base import BASE, adapters, base_params, plain_name
 from .contents import own_tensors
-from .formats import CONFIG, FOLDER, PREFIX, TENSORS, read_folder, saved_heads
+from .formats import CONFIG, FOLDER, PREFIX, TENSORS, WHOLE, read_folder, saved_heads
 from .inject import config_of, inject, linear_layers, select
 from .methods import class_of
 from .selection import ALL, is_saved, is_target
@@ -58,8 +58,10 @@ def _contents(names, config, chosen):
     chosen: {path: names of the parameters and buffers of the adapter} of the adapted layers, which PEFT, and we, keep
     in `base_layer`.
     """
-    files = class_of(config).tensors | class_of(config).kept
-    held = {f"{PREFIX}{path}.{files[n]}": f"{path}.{n}" for path, own in chosen.items() for n in files if n in own}
+    cls, first = class_of(config), next(iter(chosen))
+    files = cls.tensors | cls.kept
+    held = {f"{WHOLE}{file}": f"{first}.{n}" for n, file in cls.shared.items() if config.saves_shared}
+    held |= {f"{PREFIX}{path}.{files[n]}": f"{path}.{n}" for path, own in chosen.items() for n in files if n in own}
     for name in names:
         if config.trains_in_full(name, chosen):
             path, _, kind = name.rpartition(".")
@@ -203,13 +205,14 @@ def load_adapter(folder, model):
         for path in chosen:
             cls.check_base(layers[path], path, **options[path])
         own = {p: cls.shapes(*sizes[p], where=p, **options[p]) | cls.kept_shapes(*sizes[p]) for p in chosen}
+        own[chosen[0]] |= cls.shared_shapes([*sizes.values()], **options[chosen[0]])
     except InputError as error:
         raise FormatError(f"{folder / CONFIG} does not fit the model: {error}") from None
     params = part.named_params()
     held = _contents(params, config, own)
     shapes = {n: tuple(array.shape) for n, array in params.items()}
     shapes |= {f"{path}.{name}": shape for path in chosen for name, shape in own[path].items()}
-    arrays = {n: a for n, a in adapter.arrays.items() if n in held or not _is_copy(n, a, params)}
+    arrays = {n: a for n, a in adapter.arrays.items() if n in held or not _is_copy(n, a, params, adapter.arrays)}
     wrong = [f"missing {n}" for n in sorted(held.keys() - arrays.keys())]
     wrong += [f"unexpected {n}" for n in sorted(arrays.keys() - held.keys())]
     known = {n: arrays[n] for n in sorted(held.keys() & arrays.keys())}
@@ -261,9 +264,14 @@ def _is_within(array, largest):
     return array.dtype.kind == "f" and bool(np.all(np.abs(array.astype("f8")) <= largest))
 
 
-def _is_copy(name, array, params):
-    """Whether it is the model's own weight of this name, as in a whole state dict, or saved beside by PEFT."""
+def _is_copy(name, array, params, arrays):
+    """Whether it is the model's own weight of this name, as in a whole state dict, or saved beside by PEFT.
+
+    Or, of a layer, what all layers share and the file has once more.
+    """
     own = params.get(name.removeprefix(PREFIX).replace(".base_layer.", "."))
+    if own is None and name.startswith(PREFIX):
+        own = arrays.get(f"{WHOLE}{name.rpartition('.')[2]}")
     return own is not None and tuple(own.shape) == array.shape and np.array_equal(to_numpy(own), array)
 
 

@@ -11,9 +11,17 @@ OPTIONS = {"r": 8, "lora_alpha": 16, "use_rslora": False, "lora_dropout": 0.0}  
 # What a method calls them, if it has them: its Config has one of these fields, or none.
 NAMES = {
     "r": ("r",),
-    "lora_alpha": ("lora_alpha", "alpha"),
+    "lora_alpha": ("lora_alpha", "alpha", "randlora_alpha"),
     "use_rslora": ("use_rslora",),
-    "lora_dropout": ("lora_dropout", "hira_dropout", "miss_dropout", "gralora_dropout", "module_dropout"),
+    "lora_dropout": (
+        "lora_dropout",
+        "hira_dropout",
+        "miss_dropout",
+        "gralora_dropout",
+        "module_dropout",
+        "vera_dropout",
+        "randlora_dropout",
+    ),
 }
 CHOSEN = ("target_modules", "modules_to_save", "exclude_modules", "layers_to_transform", "layers_pattern", "bias")
 

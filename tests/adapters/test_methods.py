@@ -34,6 +34,8 @@ from lorabook.adapters import (
     LoHaLinear,
     LoKrLinear,
     MiSSLinear,
+    RandLoRALinear,
+    VeRALinear,
     adapter_updates,
     adapters,
     base_params,
@@ -147,6 +149,21 @@ VARIANTS = {
         FourierFTLinear,
         {"n_frequency": 6, "scaling": 20, "init_weights": True},
         lambda d_out, d_in: {"fourierft_spectrum": (6,)},
+    ),
+    "vera": Variant(
+        VeRALinear,
+        {"r": 6, "d_initial": 0.5},
+        lambda d_out, d_in: {"vera_lambda_b": (d_out,), "vera_lambda_d": (6,)},
+        why="is cut to the layer's size",
+    ),
+    "randlora": Variant(
+        RandLoRALinear,
+        {"r": 3, "randlora_alpha": 6},
+        lambda d_out, d_in: {
+            "randlora_lambda": (3, -(-min(d_out, d_in) // 3)),
+            "randlora_gamma": (-(-min(d_out, d_in) // 3), min(d_out, d_in)),
+        },
+        why="is cut to the layer's size",
     ),
     "ia3": Variant(IA3Linear, {}, lambda d_out, d_in: {"ia3_l": (d_out, 1)}),
     "gain": Variant(Gain, {}, lambda d_out, d_in: {"gain": (d_out,)}),
@@ -719,6 +736,9 @@ def test_names_in_the_file_follow_from_paths(variant, tmp_path):
             want[f"base_model.model.{path}.{variant.cls.tensors[name]}"] = shape
         for name, shape in variant.cls.kept_shapes(*layer.weight.shape).items():
             want[f"base_model.model.{path}.{variant.cls.kept[name]}"] = shape
+        sizes, options = [layer.shape for layer in adapters(model).values()], variant.config().options_for([path])[path]
+        for name, shape in variant.cls.shared_shapes(sizes, **options).items():
+            want[f"base_model.{variant.cls.shared[name]}"] = shape
         want[f"base_model.model.{path}.base_layer.bias"] = layer.bias.shape
     assert {name: array.shape for name, array in arrays.items()} == want
 

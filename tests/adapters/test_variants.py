@@ -1,12 +1,14 @@
 """What each variant has of its own; what all share is in test_methods."""
 
+import copy
+import json
 import math
 
 import numpy as np
 import pytest
 from checks import assert_close, linear
 
-from lorabook import InputError
+from lorabook import FormatError, InputError, files
 from lorabook.adapters import (
     METHODS,
     DeLoRAConfig,
@@ -16,11 +18,18 @@ from lorabook.adapters import (
     IA3Config,
     LoKrConfig,
     MiSSConfig,
+    RandLoRAConfig,
+    RandLoRALinear,
+    VeRAConfig,
+    VeRALinear,
     adapters,
     inject,
+    load_adapter,
+    save_adapter,
 )
 from lorabook.adapters.lokr import factors
-from lorabook.layers import Run, Sequential, check_layer, quantize
+from lorabook.layers import Run, Sequential, check_layer, distinct, quantize
+from lorabook.models import MLP
 
 SMOOTH = 1e-11
 DROPOUT = {
@@ -29,6 +38,8 @@ DROPOUT = {
     "delora": {"r": 2, "delora_lambda": 3, "module_dropout": 0.5},
     "gralora": {"r": 4, "gralora_k": 2, "gralora_dropout": 0.5},
     "miss": {"r": 4, "miss_dropout": 0.5},
+    "vera": {"r": 4, "vera_dropout": 0.5},
+    "randlora": {"r": 4, "randlora_alpha": 4, "randlora_dropout": 0.5},
 }
 FORMS = {
     "gralora in 2 x 2 blocks": GraLoRAConfig(r=4, gralora_k=2),
@@ -41,6 +52,10 @@ FORMS = {
     "ia3 of inputs": IA3Config(feedforward_modules="layer"),
     "delora with norms at their bound": DeLoRAConfig(r=2, delora_lambda=3),
     "fourierft": FourierFTConfig(n_frequency=30),
+    "vera": VeRAConfig(r=20),
+    "randlora": RandLoRAConfig(r=2, randlora_alpha=3),
+    "randlora, r above the sides": RandLoRAConfig(r=16, randlora_alpha=3, init_weights=False),
+    "vera, not at zero": VeRAConfig(r=3, init_weights=False),
     "loha": METHODS["loha"].Config(r=2),
     "hira": METHODS["hira"].Config(r=2),
     "dora": DoRAConfig(r=2, detach_norm=False),
@@ -179,6 +194,126 @@ def test_deloras_update_is_bounded_by_lambda_alone(rng):
     assert np.linalg.norm(layer.delta_weight()) <= strength * layer.buffers["delora_w_norm"].max() * (1 + 1e-12)
 
 
+def mlp_with(config, seed=0):
+    """Two layers of different sizes, the adapters away from where they start."""
+    model = MLP((6, 12, 9), "silu", rng=np.random.default_rng(seed))
+    inject(model, config, 1)
+    rng = np.random.default_rng(2)
+    for layer in adapters(model).values():
+        for name, array in layer.params.items():
+            layer.params[name] = array + 0.5 * rng.standard_normal(array.shape).astype(array.dtype)
+    return model
+
+
+SHARED = {
+    "vera": (VeRAConfig(r=5), {"vera_A": (5, 12), "vera_B": (12, 5)}),
+    "randlora": (RandLoRAConfig(r=5, randlora_alpha=5), {"randlora_A": (5, 1, 12), "randlora_B": (12, 3, 5)}),
+}
+
+
+@pytest.mark.parametrize("method", SHARED)
+def test_what_is_shared_is_one_array(method):
+    config, shapes = SHARED[method]
+    model = mlp_with(config)
+    for one in (model, copy.deepcopy(model), model.to(np, "float64")):
+        first, second = adapters(one).values()
+        assert {name: array.shape for name, array in first.buffers.items()} == shapes
+        assert all(array is second.buffers[name] for name, array in first.buffers.items())
+        assert all(name in distinct(one.state()) for name in (f"fc1.{n}" for n in shapes))
+        assert not any(name in distinct(one.state()) for name in (f"fc2.{n}" for n in shapes))
+
+
+@pytest.mark.parametrize("method", SHARED)
+def test_what_is_shared_comes_from_the_file(method, tmp_path, rng):
+    """Though the options tell how to draw it: the file counts, as it may be another's."""
+    config, shapes = SHARED[method]
+    model, x = mlp_with(config), rng.standard_normal((4, 6)).astype("f4")
+    save_adapter(tmp_path, model)
+    arrays, _ = files.read_safetensors(tmp_path / "adapter_model.safetensors")
+    assert {n: arrays[f"base_model.{n}"].shape for n in shapes} == shapes
+    other = {f"base_model.{n}": rng.standard_normal(shape).astype("f4") for n, shape in shapes.items()}
+    files.write_safetensors(tmp_path / "adapter_model.safetensors", arrays | other)
+    loaded = MLP((6, 12, 9), "silu", rng=np.random.default_rng(0))
+    load_adapter(tmp_path, loaded)
+    assert not np.allclose(loaded(x)[0], model(x)[0], rtol=0.1)
+    for layer in adapters(model).values():
+        layer.buffers = {n: other[f"base_model.{n}"] for n in shapes}
+    assert np.array_equal(loaded(x)[0], model(x)[0])
+
+
+@pytest.mark.parametrize("method", SHARED)
+def test_a_rank_that_the_file_does_not_have_draws_nothing(method, tmp_path):
+    """However large it is: the shapes are looked at first."""
+    save_adapter(tmp_path, mlp_with(SHARED[method][0]))
+    config = tmp_path / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"r": 10**15}))
+    with pytest.raises(FormatError, match="has shape"):
+        load_adapter(tmp_path, MLP((6, 12, 9), "silu", rng=np.random.default_rng(0)))
+
+
+@pytest.mark.parametrize("key", [0, 5])
+def test_vera_draws_again_what_the_file_leaves_out(key, tmp_path, rng):
+    model, x = mlp_with(VeRAConfig(r=5, projection_prng_key=key, save_projection=False)), np.ones((1, 6), "f4")
+    save_adapter(tmp_path, model)
+    names = files.read_safetensors(tmp_path / "adapter_model.safetensors")[0]
+    assert {name.rpartition(".")[2] for name in names} == {"vera_lambda_b", "vera_lambda_d"}
+    loaded = MLP((6, 12, 9), "silu", rng=np.random.default_rng(0))
+    load_adapter(tmp_path, loaded)
+    assert np.array_equal(loaded(x)[0], model(x)[0])
+
+
+@pytest.mark.parametrize("method", SHARED)
+def test_what_is_shared_may_stand_in_the_file_for_each_layer_too(method, tmp_path, rng):
+    """So PEFT writes it for RandLoRA. Where it differs, it is refused."""
+    config, shapes = SHARED[method]
+    save_adapter(tmp_path, mlp_with(config))
+    file = tmp_path / "adapter_model.safetensors"
+    arrays, _ = files.read_safetensors(file)
+    copies = {f"base_model.model.{path}.{n}": arrays[f"base_model.{n}"] for path in ("fc1", "fc2") for n in shapes}
+    files.write_safetensors(file, arrays | copies)
+    load_adapter(tmp_path, MLP((6, 12, 9), "silu", rng=np.random.default_rng(0)))
+    live = {f"{name}.default": array for name, array in (arrays | copies).items()}  # as in a live model of PEFT
+    files.write_safetensors(file, live)
+    load_adapter(tmp_path, MLP((6, 12, 9), "silu", rng=np.random.default_rng(0)))
+    name = f"base_model.model.fc2.{next(iter(shapes))}"
+    files.write_safetensors(file, arrays | copies | {name: 2 * copies[name]})
+    with pytest.raises(FormatError, match=f"unexpected {name}"):
+        load_adapter(tmp_path, MLP((6, 12, 9), "silu", rng=np.random.default_rng(0)))
+
+
+def test_randlora_by_its_formula(rng):
+    """Of a layer that is high, and of one that is wide; the update is linear in each of L and G, and so is the loss."""
+    for layer in adapters(mlp_with(RandLoRAConfig(r=5, randlora_alpha=10)).to(np, "float64")).values():
+        (L, G), (A, B) = layer.params.values(), layer.buffers.values()
+        n, m = G.shape
+        flat, want = B[: max(layer.shape), :n].reshape(max(layer.shape), -1), 0
+        for i in range(5):
+            for k in range(n):
+                want = want + 2 * np.outer(flat[:, i * n + k], L[i, k] * A[i, 0, :m] * G[k])
+        want = want if layer.shape[0] > layer.shape[1] else want.T
+        assert_close(layer.delta_weight(), want, 1e-13)
+        d_delta = rng.standard_normal(want.shape)
+        for name, grad in layer.delta_backward(d_delta).items():
+            assert np.sum(grad * layer.params[name]) == pytest.approx(np.sum(d_delta * want), rel=1e-12)
+
+
+def test_randlora_reaches_every_rank_and_its_matrices_are_of_variance_one(rng):
+    _, layer = layer_with(RandLoRAConfig(r=4), rng, d_in=30, d_out=33)
+    assert np.linalg.matrix_rank(layer.delta_weight()) == 30
+    for array in RandLoRALinear.draw_shared([(300, 200)], r=40, projection_prng_key=1).values():
+        assert abs(array.mean()) < 0.03 and abs(array.std() - 1) < 0.02
+
+
+def test_vera_by_its_formula():
+    """Layers of different sizes take their parts of the matrices from the upper left; numbers by torch.manual_seed."""
+    for layer in adapters(mlp_with(VeRAConfig(r=5, projection_prng_key=7)).to(np, "float64")).values():
+        (d_out, d_in), (b, d), (A, B) = layer.shape, layer.params.values(), layer.buffers.values()
+        assert_close(layer.delta_weight(), np.diag(b) @ B[:d_out] @ np.diag(d) @ A[:, :d_in], 1e-13)
+    drawn = VeRALinear.draw_shared([(12, 6), (9, 12)], r=5, projection_prng_key=7)
+    assert_close(drawn["vera_A"][0, :3], np.array([0.0493879, -0.4259566, 0.2251593]), 1e-6)
+    assert_close(drawn["vera_B"][-1, -3:], np.array([-0.5148518, -0.6198509, 0.1942488]), 1e-6)
+
+
 @pytest.mark.parametrize("d", [1, 7, 12, 64, 97, 384, 1536])
 @pytest.mark.parametrize("factor", [-1, 1, 4, 5, 32])
 def test_factors(d, factor):
@@ -221,6 +356,14 @@ def test_options_that_do_not_fit_the_layer(method, options, message, rng):
         ("delora", {"delora_lambda": math.nan}, "delora_lambda must be a finite number; got nan"),
         ("fourierft", {"n_frequency": 0}, "n_frequency must be a positive integer; got 0"),
         ("fourierft", {"random_loc_seed": -1}, "random_loc_seed must be an integer of at least 0; got -1"),
+        ("vera", {"vera_dropout": 1}, "vera_dropout must be a number p with 0 <= p < 1; got 1"),
+        ("vera", {"d_initial": math.inf}, "d_initial must be a finite number; got inf"),
+        ("vera", {"projection_prng_key": -1}, "projection_prng_key must be an integer of at least 0; got -1"),
+        ("vera", {"save_projection": 1}, "save_projection must be true or false; got 1"),
+        ("vera", {"rank_pattern": {"x": 2}}, "vera has no rank_pattern in PEFT; name the layers"),
+        ("randlora", {"randlora_alpha": "x"}, "randlora_alpha must be a finite number; got 'x'"),
+        ("randlora", {"randlora_dropout": 2}, "randlora_dropout must be a number p with 0 <= p < 1; got 2"),
+        ("randlora", {"save_projection": False}, "save_projection must be true in randlora"),
         ("gralora", {"gralora_k": 0}, "gralora_k must be a positive integer; got 0"),
     ],
 )

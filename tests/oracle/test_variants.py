@@ -9,6 +9,7 @@ from lorabook import inject, load_adapter, merge, save_adapter
 from lorabook.adapters import METHODS, adapters, base_params
 from lorabook.adapters.fourierft import places
 from lorabook.adapters.lokr import factors
+from lorabook.adapters.projections import largest
 from lorabook.models import MLP
 
 SIZES = (12, 16, 8)
@@ -28,6 +29,10 @@ CASES = {
     "miss cut off": ("miss", {"r": 5}),
     "miss mini": ("miss", {"r": 4, "mini_r": 2, "init_weights": "mini"}),
     "fourierft": ("fourierft", {"n_frequency": 20, "scaling": 30.0}),
+    "vera": ("vera", {"r": 20, "projection_prng_key": 3}),
+    "vera drawn again": ("vera", {"r": 5, "save_projection": False}),
+    "randlora": ("randlora", {"r": 4, "randlora_alpha": 8}),
+    "randlora, r no divisor": ("randlora", {"r": 5, "randlora_alpha": 5}),
     "ia3": ("ia3", {}),
     "ia3 of inputs": ("ia3", {"target_modules": ["fc1", "fc2"], "feedforward_modules": ["fc2"]}),
 }
@@ -57,6 +62,11 @@ def ours(case, seed=0):
     return model
 
 
+# PEFT warns of matrices that are not saved, and of those of RandLoRA that are saved but once.
+ONCE = pytest.mark.filterwarnings("ignore:Specified to not", "ignore:Found missing adapter keys while.*randlora_A")
+
+
+@ONCE
 @pytest.mark.parametrize("case", CASES)
 def test_peft_opens_our_folder_and_agrees(torch, peft, tmp_path, case, rng):
     model = ours(case)
@@ -85,6 +95,7 @@ def test_peft_opens_our_folder_and_agrees(torch, peft, tmp_path, case, rng):
         np.testing.assert_allclose(array, merged[name].detach().numpy(), rtol=rough, atol=rough)
 
 
+@ONCE
 @pytest.mark.parametrize("case", CASES)
 def test_we_open_pefts_folder(torch, peft, tmp_path, case, rng):
     model = ours(case)
@@ -107,6 +118,17 @@ def test_we_open_pefts_folder(torch, peft, tmp_path, case, rng):
 def test_the_places_of_fourierft_are_pytorchs(torch, d_out, d_in, n, seed):
     want = torch.randperm(d_out * d_in, generator=torch.Generator().manual_seed(seed))[:n]
     assert places(d_out, d_in, n, seed).tolist() == want.tolist()
+
+
+@pytest.mark.parametrize(("sizes", "r", "key"), [([(12, 6)], 4, 0), ([(384, 1536), (1536, 384)], 16, 7)])
+def test_the_matrices_of_vera_are_pefts(torch, peft, sizes, r, key):
+    from peft.tuners.vera.model import _kaiming_init
+
+    generator, (d_out, d_in) = torch.Generator().manual_seed(key), largest(sizes)
+    want = [_kaiming_init(shape, generator).numpy() for shape in ((r, d_in), (d_out, r))]
+    got = METHODS["vera"].draw_shared(sizes, r=r, projection_prng_key=key)
+    for array, theirs in zip(got.values(), want, strict=True):
+        assert array.dtype == theirs.dtype and np.array_equal(array, theirs)
 
 
 def test_the_factors_of_lokr_are_pefts(peft):
