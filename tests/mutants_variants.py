@@ -70,8 +70,8 @@ VARIANTS = {
         "adapters.inject:inject": [
             ("layers change before all are looked at", "cls.check_base(linears[path], path, **options[path])", "pass"),
         ],
-        "adapters.lora:LoRALinear.update_of": [
-            ("an update over another base", "if moves_base(init_lora_weights):", "if False:"),
+        "adapters.starts.table:moves_base": [
+            ("an update over another base", "init_lora_weights in STARTS and STARTS[init_lora_weights].moves", "False"),
         ],
         "adapters.lora_config:_initialisation": [
             ("read as if the base had stayed", "return name\n    if name ==", "return True\n    if name =="),

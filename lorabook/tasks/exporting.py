@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..adapters import adapters, merge, unload
+from ..adapters import adapters, as_plain, config_of, merge, unload
 from ..backend import data_like, to_numpy
 from ..data import gguf_tokenizer_files
 from ..errors import InputError
@@ -127,8 +127,9 @@ def write_adapter_gguf(path, model, dtype="float32", name=None):
         found, chosen = read_gguf_adapter(place(path.name), model.config), adapters(model)
         if found.keys() != chosen.keys():
             raise RuntimeError(f"the adapter was read back, and adapts other layers{NOTHING}")
+        plain = model.named_params() | as_plain(config_of(model), chosen)[1]
         for layer, (A, B, scaling) in found.items():
-            own = {factor: to_numpy(array) for factor, array in chosen[layer].params.items()}
+            own = {factor: to_numpy(plain[f"{layer}.{factor}"]) for factor in ("lora_A", "lora_B")}
             _check_error(f"{layer}.lora_A", A, own["lora_A"], limit)
             _check_error(f"{layer}.lora_B", scaling * B, chosen[layer].scaling * own["lora_B"], limit)
     return len(found)

@@ -144,6 +144,12 @@ def test_both_see_a_gradient_in_the_first_step_unless_one_rests(init, rng):
 
 
 @EVERY
+def test_dora_starts_at_the_base_too(init):
+    model = adapted(init, "float64", DoRAConfig)
+    assert_close(model(inputs())[0], mlp("float64")(inputs())[0])
+
+
+@EVERY
 @pytest.mark.parametrize("options", [{}, {"order": "merged"}, {"lora_dropout": 0.4}])
 def test_gradients(init, options, rng):
     _, layer = of_size((7, 5), init, **options)

@@ -9,7 +9,7 @@ from checks import same_bits, tiny_bert, write_bert
 from gguf_llamas import METADATA, N, adapter_folder, decoder_folder, tiny_gguf
 
 from lorabook import InputError, LoRAConfig, inject, load_model, save_adapter
-from lorabook.adapters import LoRALinear, adapters, merge, unload
+from lorabook.adapters import LoRALinear, adapters, base_params, merge, unload
 from lorabook.files import read_gguf, read_weights
 from lorabook.models import gguf_merged, load_causal_lm, read_gguf_adapter, save_decoder
 from lorabook.tasks import exporting
@@ -190,6 +190,20 @@ def test_an_adapter_is_the_same_update(run_json, base, tmp_path, options, dtype)
         assert scaling
         delta = layers[path].delta_weight()
         assert np.abs(scaling * B @ A - delta).max() <= tolerance * max(np.abs(delta).max(), 1e-30), path
+
+
+def test_an_adapter_that_took_its_start_out_of_the_base(base, tmp_path, rng):
+    """llama.cpp has the base as it was: so the file holds the start, too, with the other sign."""
+    model = load_model(base)
+    inject(model, LoRAConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights="pissa"))
+    layers = adapters(model)
+    for layer in layers.values():
+        layer.params["lora_A"] += rng.standard_normal(layer.params["lora_A"].shape).astype("f4")
+    assert exporting.write_adapter_gguf(tmp_path / "out.gguf", model) == 4
+    for path, (A, B, scaling) in read_gguf_adapter(tmp_path / "out.gguf", model.config).items():
+        assert A.shape[0] == B.shape[1] == 4
+        update = layers[path].effective(layers[path].weight)[0] - base_params(model)[f"{path}.weight"]
+        assert close(scaling * B @ A, update, 1e-5)
 
 
 def test_names_and_numbers_of_an_adapter(run_json, base, tmp_path):

@@ -1,4 +1,4 @@
-"""MiCA: an update that writes only where the weight hardly does (arXiv:2604.01694)."""
+"""MiCA: an update that writes only where the weight hardly does (2026, arXiv:2604.01694)."""
 
 import numpy as np
 
