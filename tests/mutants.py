@@ -1412,6 +1412,8 @@ MUTANTS = {
         "training.optim:Optimizer.step": [
             ("steps not counted", "self.step_count += 1", "pass"),
             ("schedule unread", "self.lr * lr_factor", "self.lr"),
+        ],
+        "training.optim:Optimizer.apply": [
             ("one rate for all", " * self.rate_of(names[0])", ""),
         ],
         "training.optim:Optimizer.rate_of": [

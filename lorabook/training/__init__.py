@@ -1,18 +1,26 @@
 """Training: `loop` runs the steps, `steps` takes one, `hooks` are what happens beside it.
 
-`optim` has the optimizers, `schedules` the learning rate's course, `clipping` the gradients' norm; `checkpoint` saves
-and resumes a run bit for bit, `progress` says how long it will take.
+`optim` has SGD and AdamW; `lora_plus`, `lora_fa`, `riemannian` and `lora_pro` those made for LoRA's factors, on top of
+`factors`; `optimizers` the table of all. `schedules` has the learning rate's course, `clipping` the gradients' norm;
+`checkpoint` saves and resumes a run bit for bit, `progress` says how long it will take.
 """
 
 from .clipping import clip_factor, clip_grad_norm, grad_norm, squared_norm
+from .factors import FACTORS, OverFactors, Spectrum, gram, pairs, spectra
 from .hooks import KEEP, Evaluation, Hook, Hooks, Loop
 from .loop import train
-from .optim import OPTIMIZERS, SGD, AdamW, Optimizer, flat, groups, views
+from .lora_fa import LoRAFA, LoRAFAAdamW, LoRAFASGD
+from .lora_plus import LoRAPlus
+from .lora_pro import LoRAPro, LoRAProAdamW, LoRAProSGD, sylvester
+from .optim import SGD, AdamW, Optimizer, flat, groups, views
+from .optimizers import OPTIMIZERS
 from .progress import Progress, Right, duration
+from .riemannian import Riemannian, RiemannianAdamW, RiemannianSGD
 from .schedules import SCHEDULES, schedule
 from .steps import Steps, first_non_finite
 
 __all__ = [
+    "FACTORS",
     "KEEP",
     "OPTIMIZERS",
     "SCHEDULES",
@@ -21,10 +29,22 @@ __all__ = [
     "Evaluation",
     "Hook",
     "Hooks",
+    "LoRAFA",
+    "LoRAFAAdamW",
+    "LoRAFASGD",
+    "LoRAPlus",
+    "LoRAPro",
+    "LoRAProAdamW",
+    "LoRAProSGD",
     "Loop",
     "Optimizer",
+    "OverFactors",
     "Progress",
+    "Riemannian",
+    "RiemannianAdamW",
+    "RiemannianSGD",
     "Right",
+    "Spectrum",
     "Steps",
     "clip_factor",
     "clip_grad_norm",
@@ -32,9 +52,13 @@ __all__ = [
     "first_non_finite",
     "flat",
     "grad_norm",
+    "gram",
     "groups",
+    "pairs",
     "schedule",
+    "spectra",
     "squared_norm",
+    "sylvester",
     "train",
     "views",
 ]

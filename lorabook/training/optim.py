@@ -114,6 +114,10 @@ class Optimizer:
                 raise InputError(f"gradient of {name} has dtype {grad.dtype}, expected {param.dtype}")
         self.check_rates(params)
         self.step_count += 1
+        self.apply(params, grads, self.lr * lr_factor, scale, alive)
+
+    def apply(self, params, grads, lr, scale=None, alive=None):
+        """A checked and counted step, with the learning rate `lr`. Override it to see more than one array at once."""
         for names, vectors in self._packs(params):
             own = [params[name] for name in names]
             p, g = flat(own), flat([grads[name] for name in names])
@@ -121,7 +125,7 @@ class Optimizer:
                 g = g * asarray_like(scale, g)
             xp, changing = array_namespace(p), (p, *vectors)
             before = [] if alive is None else [xp.astype(a, a.dtype) for a in changing]  # copies
-            self.update(self.lr * lr_factor * self.rate_of(names[0]), p, g, *vectors)
+            self.update(lr * self.rate_of(names[0]), p, g, *vectors)
             for now, then in zip(changing, before, strict=False):
                 now[...] = xp.where(alive, now, then)
             for param, new in zip(own, views(p, own), strict=True):
@@ -206,6 +210,3 @@ class AdamW(Optimizer):
             p *= 1 - lr * self.weight_decay
         root = array_namespace(v).sqrt(v)
         p -= (lr / (1 - b1**t)) * m / (root / math.sqrt(1 - b2**t) + self.eps)
-
-
-OPTIMIZERS = {"sgd": SGD, "adamw": AdamW}
