@@ -76,8 +76,9 @@ def add_arguments(parser):
         "learning rate of the optimizer (default: 0.001; for mlp-digits 0.01, for a language model 0.0002)",
         type=number(),
     )
-    rule = "what makes steps of gradients (default: adamw); all but it and sgd are made for LoRA's factors"
-    add("--optimizer", rule, choices=list(OPTIMIZERS), default="adamw")
+    rule = f"what makes steps of gradients: {', '.join(OPTIMIZERS)}; all but the first two are made for LoRA's factors "
+    rule += "(default: adamw)"
+    add("--optimizer", rule, choices=list(OPTIMIZERS), default="adamw", metavar="NAME")
     schedules = {"choices": list(SCHEDULES)}
     add("--weight-decay", "decay of the weights (default: 0)", type=number(), default=0.0, metavar="X")
     add("--lr-schedule", "how the learning rate ends (default: linear; for mlp-digits cosine)", **schedules)
@@ -135,6 +136,7 @@ def _run(args, workers, held):
     job, model = plan.job, plan.job.model
     if hasattr(optimizer, "scaling"):
         optimizer.scaling = _scaling(model, args.optimizer)
+    optimizer.check_rates(model.trainable_params())
     out = out or held.enter_context(folder)
     args.after_interrupt = functools.partial(_after_interrupt, out, args.checkpoint_every)
     workers.agree(lambda: {f"test_rows.{name}": value for name, value in described(job.test).items()})

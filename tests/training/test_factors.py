@@ -91,14 +91,14 @@ def test_three_steps(put, rng, kind, dtype, tolerance):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-@pytest.mark.filterwarnings("ignore:invalid value")
 def test_a_dead_step_changes_no_bit(put, rng, kind, bad):
     params, grads = drawn(put, rng)
     optimizer = KINDS[kind](0.1)
     optimizer.step(params, grads)
     kept, state = copied(put, params), {slot: copied(put, a) for slot, a in optimizer.state.items()}
     grads["fc1.lora_B"][0, 0] = bad
-    optimizer.step(params, grads, 1.0, put(1.0), put(False))
+    with np.errstate(all="ignore"):  # as in the loop
+        optimizer.step(params, grads, 1.0, put(1.0), put(False))
     assert all(same_bits(params[name], kept[name]) for name in params)
     assert all(same_bits(optimizer.state[slot][name], a) for slot in state for name, a in state[slot].items())
 
@@ -390,11 +390,11 @@ def test_lora_plus_is_adamw_with_a_rate(rng):
 @pytest.mark.parametrize(
     ("make", "steps", "error"),
     [
-        (lambda: RiemannianSGD(0.5, reg=1e-2), 60, 1e-6),
-        (lambda: RiemannianAdamW(0.1), 400, 0.02),
-        (lambda: LoRAProSGD(0.5, scaling=2, reg=1e-2), 60, 1e-6),
-        (lambda: LoRAProAdamW(0.1, scaling=2), 400, 0.02),
-        (lambda: LoRAPlus(0.05), 400, 0.02),
+        (lambda: RiemannianSGD(0.2, reg=1e-2), 200, 1e-12),
+        (lambda: RiemannianAdamW(0.1), 400, 1e-6),
+        (lambda: LoRAProSGD(0.5, scaling=2, reg=1e-2), 200, 1e-12),
+        (lambda: LoRAProAdamW(0.1, scaling=2), 400, 1e-6),
+        (lambda: LoRAPlus(0.05), 400, 1e-6),
     ],
 )
 def test_fits_a_target_of_its_rank(rng, make, steps, error):

@@ -1,0 +1,66 @@
+"""Slips in the optimizers that are made for LoRA's factors; see `mutants`."""
+
+OPTIM = {
+    "training.test_factors": {
+        "training.factors:pairs": [
+            ("half a pair will do", "if len(halves[path]) == 1:", "if False:"),
+            ("no pair will do", "if not halves:", "if False:"),
+            ("factors of any shape", "and A.shape[0] == B.shape[1]", ""),
+            ("of two dtypes", "and A.dtype == B.dtype", ""),
+        ],
+        "training.factors:gram": [
+            ("in its own dtype", "M = xp.astype(M, xp.float64)", "pass"),
+        ],
+        "training.factors:Spectrum.inverse": [
+            ("no reg", "(self.values + reg)", "self.values"),
+            ("not inverted", "self.U / (self.values + reg)", "self.U * (self.values + reg)"),
+        ],
+        "training.factors:spectra": [
+            ("squares below 0", "xp.where(values > 0, values, xp.zeros_like(values))", "values"),
+            ("the first of a size for all", "U[i, ...])", "U[0, ...])"),
+        ],
+        "training.factors:OverFactors.check_rates": [
+            ("pairs unchecked", "self.pairs(params)", "pass"),
+        ],
+        "training.factors:OverFactors.prepare": [
+            ("state of what is frozen", "self.moving(params)", "params"),
+        ],
+        "training.factors:OverFactors.apply": [
+            ("scale left out", "scale, alive)", "None, alive)"),
+            ("dead steps count", "scale, alive)", "scale, None)"),
+            ("the gradients given are overwritten", "dict(grads)", "grads"),
+            ("what is frozen moves", "self.moving(params), self.moving(new)", "params, new"),
+        ],
+        "training.riemannian:Riemannian.directions": [
+            (
+                "the spectra swapped",
+                "BB.inverse(self.reg, g_A) @ g_A, g_B @ AA",
+                "AA.inverse(self.reg, g_A) @ g_A, g_B @ BB",
+            ),
+            ("A as it is", "BB.inverse(self.reg, g_A) @ g_A", "g_A"),
+        ],
+        "training.lora_fa:LoRAFA.directions": [
+            ("not corrected", "g_B @ AA.inverse(self.reg, g_B)", "g_B"),
+            ("s, not its square", "self.scaling**2", "self.scaling"),
+        ],
+        "training.lora_pro:sylvester": [
+            ("p_i alone", " + (AA.values[None, :] + reg)", ""),
+            (
+                "p and q swapped",
+                "BB.values[:, None] + reg) + (AA.values[None, :]",
+                "BB.values[None, :] + reg) + (AA.values[:, None]",
+            ),
+            ("not turned back", "BB.U @ inner @ AA.U.T", "inner"),
+        ],
+        "training.lora_pro:LoRAPro.directions": [
+            ("b not projected", "b = b - B @", "b = b - 0 * B @"),
+            ("X of the other sign in b", "b - B @ X", "b + B @ X"),
+            ("no X", "a + X @ A, b - B @ X", "a, b"),
+            ("C of the other sign", "(b - g_B) - (a", "(b - g_B) + (a"),
+            ("a not divided by the square of s", "@ g_A) / self.scaling**2", "@ g_A) / self.scaling"),
+        ],
+        "training.lora_plus:LoRAPlus.__init__": [
+            ("A learns faster", '"lora_B": check', '"lora_A": check'),
+        ],
+    },
+}
