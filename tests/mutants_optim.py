@@ -63,4 +63,27 @@ OPTIM = {
             ("A learns faster", '"lora_B": check', '"lora_A": check'),
         ],
     },
+    "training.test_muon": {
+        "training.muon:orthogonalized": [
+            ("not turned back", "return X.T if tall else X", "return X"),
+            ("squares underflow", "xp.max(xp.abs(X))", "xp.max(0 * X + 1)"),
+            ("no fifth power", " + c * (S @ S)", ""),
+        ],
+        "training.muon:Muon.apply": [
+            ("scale left out", "g * asarray_like(scale, g)", "g"),
+            ("no memory", "self.momentum * m + (1 - self.momentum) * g", "g"),
+            ("one rate for all", " * self.rate_of(name)", ""),
+            ("the smaller side", "max(p.shape)", "min(p.shape)"),
+            ("not orthogonal", "orthogonalized(new)", "new"),
+            ("dead steps move", "p[...] = moved if alive is None else xp.where(alive, moved, p)", "p[...] = moved"),
+            ("dead steps count", "m[...] = new if alive is None else xp.where(alive, new, m)", "m[...] = new"),
+            ("decay without the rate", "(1 - rate * self.weight_decay)", "(1 - self.weight_decay)"),
+        ],
+        "training.muon:Muon.prepare": [
+            ("v of factors too", "super().prepare(others)", "super().prepare(params)"),
+        ],
+        "training.factors:without_factors": [
+            ("B is no factor", "not in FACTORS", 'not in ("lora_A",)'),
+        ],
+    },
 }

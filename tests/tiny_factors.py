@@ -14,7 +14,7 @@ def drawn(put, rng, dtype="float64", shapes=SHAPES):
         A, B, G = (rng.standard_normal(shape) for shape in ((r, d_in), (d_out, r), (d_out, d_in)))
         params |= {f"{path}.lora_A": A, f"{path}.lora_B": B}
         grads |= {f"{path}.lora_A": 1.5 * B.T @ G, f"{path}.lora_B": 1.5 * G @ A.T}
-    return ({name: put(array, dtype) for name, array in arrays.items()} for arrays in (params, grads))
+    return tuple({name: put(array, dtype) for name, array in arrays.items()} for arrays in (params, grads))
 
 
 def copied(put, arrays):

@@ -1,17 +1,18 @@
 """Training: `loop` runs the steps, `steps` takes one, `hooks` are what happens beside it.
 
-`optim` has SGD and AdamW; `lora_plus`, `lora_fa`, `riemannian` and `lora_pro` those made for LoRA's factors, on top of
-`factors`; `optimizers` the table of all. `schedules` has the learning rate's course, `clipping` the gradients' norm;
-`checkpoint` saves and resumes a run bit for bit, `progress` says how long it will take.
+`optim` has SGD and AdamW; `lora_plus`, `lora_fa`, `riemannian`, `lora_pro` and `muon` those made for LoRA's factors, on
+top of `factors`; `optimizers` the table of all. `schedules` has the learning rate's course, `clipping` the gradients'
+norm; `checkpoint` saves and resumes a run bit for bit, `progress` says how long it will take.
 """
 
 from .clipping import clip_factor, clip_grad_norm, grad_norm, squared_norm
-from .factors import FACTORS, OverFactors, Spectrum, gram, pairs, spectra
+from .factors import FACTORS, OverFactors, Paired, Spectrum, gram, pairs, spectra, without_factors
 from .hooks import KEEP, Evaluation, Hook, Hooks, Loop
 from .loop import train
 from .lora_fa import LoRAFA, LoRAFAAdamW, LoRAFASGD
 from .lora_plus import LoRAPlus
 from .lora_pro import LoRAPro, LoRAProAdamW, LoRAProSGD, sylvester
+from .muon import Muon, orthogonalized
 from .optim import SGD, AdamW, Optimizer, flat, groups, views
 from .optimizers import OPTIMIZERS
 from .progress import Progress, Right, duration
@@ -37,8 +38,10 @@ __all__ = [
     "LoRAProAdamW",
     "LoRAProSGD",
     "Loop",
+    "Muon",
     "Optimizer",
     "OverFactors",
+    "Paired",
     "Progress",
     "Riemannian",
     "RiemannianAdamW",
@@ -54,6 +57,7 @@ __all__ = [
     "grad_norm",
     "gram",
     "groups",
+    "orthogonalized",
     "pairs",
     "schedule",
     "spectra",
@@ -61,4 +65,5 @@ __all__ = [
     "sylvester",
     "train",
     "views",
+    "without_factors",
 ]

@@ -40,6 +40,11 @@ def pairs(params):
     return found
 
 
+def without_factors(arrays):
+    """{name: array} of what is no factor."""
+    return {name: array for name, array in arrays.items() if name.rpartition(".")[2] not in FACTORS}
+
+
 def gram(M):
     """M M^T (r, r) of M (r, n), in float64."""
     xp = array_namespace(M)
@@ -73,16 +78,8 @@ def spectra(grams):
     return found
 
 
-class OverFactors:
-    """What stands before a rule for single numbers, SGD or AdamW: it gives the rule other gradients of A and B.
-
-    A class needs `directions`. It must be linear in the gradients, since a step may scale them (`scale`) afterwards.
-    Parameters that are no factor, a head or a bias, keep their gradients.
-
-    measured: the factors whose `Spectrum` it asks for. frozen: those that do not move; of them there is no state.
-    """
-
-    measured, frozen = FACTORS, ()
+class Paired:
+    """What an optimizer over factors is, beside its rule: it asks for pairs before the first step."""
 
     def check_rates(self, params):
         """Raise InputError if there are no pairs to train, or a rate is for no parameter."""
@@ -95,6 +92,18 @@ class OverFactors:
             return pairs(params)
         except InputError as error:
             raise InputError(f"{type(self).__name__}: {error}") from None
+
+
+class OverFactors(Paired):
+    """What stands before a rule for single numbers, SGD or AdamW: it gives the rule other gradients of A and B.
+
+    A class needs `directions`. It must be linear in the gradients, since a step may scale them (`scale`) afterwards.
+    Parameters that are no factor, a head or a bias, keep their gradients.
+
+    measured: the factors whose `Spectrum` it asks for. frozen: those that do not move; of them there is no state.
+    """
+
+    measured, frozen = FACTORS, ()
 
     def moving(self, arrays):
         """{name: array} without the frozen factors."""

@@ -89,12 +89,17 @@ class Optimizer:
 
     def prepare(self, params):
         """Create the state of every parameter that has none yet, as zeros."""
-        for slot, arrays in self.state.items():
-            for name, param in params.items():
-                if name not in arrays:
-                    arrays[name] = array_namespace(param).zeros_like(param)
-                elif arrays[name].shape != param.shape:
-                    raise InputError(f"{slot} of {name} has shape {arrays[name].shape}, the parameter {param.shape}")
+        for slot in self.slots:
+            self.zeros(slot, params)
+
+    def zeros(self, slot, params):
+        """Create this slot of every parameter that has none yet."""
+        arrays = self.state[slot]
+        for name, param in params.items():
+            if name not in arrays:
+                arrays[name] = array_namespace(param).zeros_like(param)
+            elif arrays[name].shape != param.shape:
+                raise InputError(f"{slot} of {name} has shape {arrays[name].shape}, the parameter {param.shape}")
 
     def step(self, params, grads, lr_factor=1.0, scale=None, alive=None):
         """Update each params[name] in place from grads[name], with learning rate lr * lr_factor.

@@ -3,6 +3,7 @@
 from .lora_fa import LoRAFAAdamW, LoRAFASGD
 from .lora_plus import LoRAPlus
 from .lora_pro import LoRAProAdamW, LoRAProSGD
+from .muon import Muon
 from .optim import SGD, AdamW
 from .riemannian import RiemannianAdamW, RiemannianSGD
 
@@ -16,4 +17,5 @@ OPTIMIZERS = {
     "riemannian-sgd": RiemannianSGD,
     "lora-pro": LoRAProAdamW,
     "lora-pro-sgd": LoRAProSGD,
+    "muon": Muon,
 }
