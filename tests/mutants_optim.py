@@ -11,9 +11,11 @@ OPTIM = {
         "training.factors:gram": [
             ("in its own dtype", "M = xp.astype(M, xp.float64)", "pass"),
         ],
-        "training.factors:Spectrum.inverse": [
+        "training.factors:Spectrum.power": [
             ("no reg", "(self.values + reg)", "self.values"),
-            ("not inverted", "self.U / (self.values + reg)", "self.U * (self.values + reg)"),
+        ],
+        "training.factors:Spectrum.inverse": [
+            ("not inverted", "self.power(-1,", "self.power(1,"),
         ],
         "training.factors:spectra": [
             ("squares below 0", "xp.where(values > 0, values, xp.zeros_like(values))", "values"),
@@ -84,6 +86,24 @@ OPTIM = {
         ],
         "training.factors:without_factors": [
             ("B is no factor", "not in FACTORS", 'not in ("lora_A",)'),
+        ],
+    },
+    "training.test_rite": {
+        "training.rite:RITE.moved": [
+            ("scale left out", "g * asarray_like(scale, g)", "g"),
+            ("one rate for all", " * self.rate_of(name)", ""),
+            ("V not turned", "P @ V @ P.T", "V"),
+            ("m not turned", "b1 * (P @ m)", "b1 * m"),
+            ("nothing escapes", "b2 * (e + xp.astype(xp.max(xp.abs(before - after)), g.dtype))", "b2 * e"),
+            ("V of the gradient as it is", "(h @ h.T)", "(g @ g.T)"),
+            ("a sum of squares", "((1 - b2) / g.shape[1])", "(1 - b2)"),
+            ("no root", "power(-0.5, self.eps**2, g)", "power(-1, self.eps**2, g)"),
+            ("the step not shrunk", "(shrink @ m)", "m"),
+            ("V not corrected", " / (1 - b2**t)", ""),
+            ("NaN is decomposed", "xp.where(alive, g, xp.zeros_like(g))", "g"),
+        ],
+        "training.rite:RITE.apply": [
+            ("dead steps move", "array if alive is None else xp.where(alive, array, old[slot])", "array"),
         ],
     },
 }

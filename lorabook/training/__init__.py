@@ -1,8 +1,8 @@
 """Training: `loop` runs the steps, `steps` takes one, `hooks` are what happens beside it.
 
-`optim` has SGD and AdamW; `lora_plus`, `lora_fa`, `riemannian`, `lora_pro` and `muon` those made for LoRA's factors, on
-top of `factors`; `optimizers` the table of all. `schedules` has the learning rate's course, `clipping` the gradients'
-norm; `checkpoint` saves and resumes a run bit for bit, `progress` says how long it will take.
+`optim` has SGD and AdamW; `lora_plus`, `lora_fa`, `riemannian`, `lora_pro`, `muon` and `rite` those made for LoRA's
+factors, on top of `factors`; `optimizers` the table of all. `schedules` has the learning rate's course, `clipping` the
+gradients' norm; `checkpoint` saves and resumes a run bit for bit, `progress` says how long it will take.
 """
 
 from .clipping import clip_factor, clip_grad_norm, grad_norm, squared_norm
@@ -17,6 +17,7 @@ from .optim import SGD, AdamW, Optimizer, flat, groups, views
 from .optimizers import OPTIMIZERS
 from .progress import Progress, Right, duration
 from .riemannian import Riemannian, RiemannianAdamW, RiemannianSGD
+from .rite import RITE
 from .schedules import SCHEDULES, schedule
 from .steps import Steps, first_non_finite
 
@@ -24,6 +25,7 @@ __all__ = [
     "FACTORS",
     "KEEP",
     "OPTIMIZERS",
+    "RITE",
     "SCHEDULES",
     "SGD",
     "AdamW",

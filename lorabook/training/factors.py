@@ -60,8 +60,12 @@ class Spectrum(NamedTuple):
 
     def inverse(self, reg, like):
         """(S + reg I)^-1 (r, r), in the dtype of `like`."""
+        return self.power(-1, reg, like)
+
+    def power(self, exponent, reg, like):
+        """(S + reg I)^exponent (r, r), in the dtype of `like`."""
         xp = array_namespace(like)
-        return xp.astype((self.U / (self.values + reg)) @ self.U.T, like.dtype)
+        return xp.astype((self.U * (self.values + reg) ** exponent) @ self.U.T, like.dtype)
 
 
 def spectra(grams):

@@ -155,7 +155,8 @@ class Optimizer:
             alike = ({name: a for name, a in params.items() if self.rate_of(name) == factor} for factor in factors)
             self._views, self._packed = {}, [(names, []) for own in alike for names in groups(own)]
             for names, vectors in self._packed:
-                for slot, arrays in self.state.items():
+                for slot in self.slots:
+                    arrays = self.state[slot]
                     own = [arrays[name] for name in names]
                     vectors.append(flat(own))
                     for name, view in zip(names, views(vectors[-1], own), strict=True):

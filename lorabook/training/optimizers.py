@@ -6,6 +6,7 @@ from .lora_pro import LoRAProAdamW, LoRAProSGD
 from .muon import Muon
 from .optim import SGD, AdamW
 from .riemannian import RiemannianAdamW, RiemannianSGD
+from .rite import RITE
 
 OPTIMIZERS = {
     "sgd": SGD,
@@ -18,4 +19,5 @@ OPTIMIZERS = {
     "lora-pro": LoRAProAdamW,
     "lora-pro-sgd": LoRAProSGD,
     "muon": Muon,
+    "lora-rite": RITE,
 }
