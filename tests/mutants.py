@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mutants_language import LANGUAGE
+from mutants_optim import OPTIM
 from mutants_variants import VARIANTS
 
 from lorabook.errors import NonFiniteError
@@ -1412,6 +1413,8 @@ MUTANTS = {
         "training.optim:Optimizer.step": [
             ("steps not counted", "self.step_count += 1", "pass"),
             ("schedule unread", "self.lr * lr_factor", "self.lr"),
+        ],
+        "training.optim:Optimizer.apply": [
             ("one rate for all", " * self.rate_of(names[0])", ""),
         ],
         "training.optim:Optimizer.rate_of": [
@@ -1454,7 +1457,7 @@ MUTANTS = {
     },
 }
 
-for module, targets in (*LANGUAGE.items(), *VARIANTS.items()):
+for module, targets in (*LANGUAGE.items(), *VARIANTS.items(), *OPTIM.items()):
     for target, slips in targets.items():
         MUTANTS.setdefault(module, {}).setdefault(target, []).extend(slips)
 

@@ -353,6 +353,32 @@ def test_resume_names_the_option_that_differs(run, tmp_path):
     assert code == 2 and "its steps is 360, here it is 540; a schedule cannot be lengthened" in err
 
 
+def test_resume_needs_the_same_optimizer(run, run_json, tmp_path):
+    short = [*TRAIN, "--epochs", "1", "--lr", "0.01"]
+    hashes = {run_json(*short, "--out", tmp_path / "adamw")["adapter_sha256"]}
+    for i, name in enumerate(("lora-pro", "riemannian"), start=2):
+        again = run_json(*short, "--optimizer", name, "--out", tmp_path / name)
+        assert run_json(*short, "--optimizer", name, "--resume", "--out", tmp_path / name) == again
+        hashes.add(again["adapter_sha256"])
+        assert len(hashes) == i
+        code, out, err = run(*short, "--resume", "--out", tmp_path / name)
+        assert (code, out) == (2, "") and "AdamW', here it is 'AdamW'" in err.splitlines()[-1]
+    code, out, err = run(*short, "--lora-alpha", "3", "--optimizer", "lora-fa", "--out", tmp_path / "fa")
+    assert code == 0
+    assert files.read_checkpoint(tmp_path / "fa" / "checkpoint.safetensors")[1]["run"]["optimizer.scaling"] == 1.5
+
+
+def test_an_optimizer_over_factors_that_are_none(run, tmp_path):
+    for name, method, message in (
+        ("riemannian", "ia3", "RiemannianAdamW: it is made for LoRA's factors lora_A and lora_B, of which none trains"),
+        ("lora-pro", "loha", "--optimizer lora-pro needs layers W + s B A, all of one scaling s; they have none"),
+    ):
+        options = ["--optimizer", name, "--method", method, "--out", tmp_path / "out"]
+        code, out, err = run("train", "mlp-digits", "digits", *options)
+        assert (code, out) == (2, "") and message in err.splitlines()[-1]
+        assert not (tmp_path / "out").exists()
+
+
 def test_a_sweep_and_a_training_do_not_share_a_folder(run, tmp_path):
     assert run(*TRAIN, "--out", tmp_path)[0] == 0
     code, _, err = run("sweep", "--ranks", 1, "--seeds", 1, "--epochs", 1, "--out", tmp_path)

@@ -6,11 +6,11 @@ import functools
 import sys
 from pathlib import Path
 
-from ..adapters import METHODS, memory_table
+from ..adapters import METHODS, adapters, memory_table
 from ..backend import get_xp
 from ..errors import InputError
 from ..files import fingerprint, format_table, output_folder, write_csv
-from ..training import KEEP, SCHEDULES, AdamW
+from ..training import KEEP, OPTIMIZERS, SCHEDULES
 from .arguments import (
     CAUSAL_LM,
     ENCODER,
@@ -73,11 +73,14 @@ def add_arguments(parser):
     )
     add(
         "--lr",
-        "learning rate of AdamW (default: 0.001; for mlp-digits 0.01, for a language model 0.0002)",
+        "learning rate of the optimizer (default: 0.001; for mlp-digits 0.01, for a language model 0.0002)",
         type=number(),
     )
+    rule = f"what makes steps of gradients: {', '.join(OPTIMIZERS)}; all but the first two are made for LoRA's factors "
+    rule += "(default: adamw)"
+    add("--optimizer", rule, choices=list(OPTIMIZERS), default="adamw", metavar="NAME")
     schedules = {"choices": list(SCHEDULES)}
-    add("--weight-decay", "AdamW's decay of the weights (default: 0)", type=number(), default=0.0, metavar="X")
+    add("--weight-decay", "decay of the weights (default: 0)", type=number(), default=0.0, metavar="X")
     add("--lr-schedule", "how the learning rate ends (default: linear; for mlp-digits cosine)", **schedules)
     add("--warmup", "steps of linear warm-up (default: 0)", type=integer(0), default=0, metavar="STEPS")
     add("--max-grad-norm", "clip the gradient's norm (default: off)", type=number(above=0), metavar="X")
@@ -123,7 +126,7 @@ def _run(args, workers, held):
     xp, task = get_xp(args.backend), task_of(args.model)
     if args.distributed and xp.__name__ == "cupy":
         raise InputError("--distributed shares the work out to processors, not to GPUs; pass --backend numpy")
-    optimizer = AdamW(task.lr if args.lr is None else args.lr, weight_decay=args.weight_decay)
+    optimizer = OPTIMIZERS[args.optimizer](task.lr if args.lr is None else args.lr, weight_decay=args.weight_decay)
     folder = _folder(args) if workers.first else contextlib.nullcontext(Path(args.out))
     # What is wrong with a path that is there is said before any work; one that is not is made when all else is right.
     out = held.enter_context(folder) if Path(args.out).exists() else None
@@ -131,6 +134,9 @@ def _run(args, workers, held):
     given = {name: getattr(args, name) for name in PREPARED}
     plan = prepare(args.model, args.data, xp, task_options=own, **given)
     job, model = plan.job, plan.job.model
+    if hasattr(optimizer, "scaling"):
+        optimizer.scaling = _scaling(model, args.optimizer)
+    optimizer.check_rates(model.trainable_params())
     out = out or held.enter_context(folder)
     args.after_interrupt = functools.partial(_after_interrupt, out, args.checkpoint_every)
     workers.agree(lambda: {f"test_rows.{name}": value for name, value in described(job.test).items()})
@@ -166,6 +172,17 @@ def _run(args, workers, held):
         result["traffic"] = workers.traffic(model)
         text += f"\n\n{_traffic(result['traffic'])}"
     return result, text
+
+
+def _scaling(model, optimizer):
+    """s of the adapters of the model: that of W + s B A, the same in all, as this optimizer needs it."""
+    found = {
+        layer.scaling for layer in adapters(model).values() if "lora_A" in layer.params and hasattr(layer, "scaling")
+    }
+    if len(found) != 1:
+        came = " and ".join(f"{s:g}" for s in sorted(found)) or "none"
+        raise InputError(f"--optimizer {optimizer} needs layers W + s B A, all of one scaling s; they have {came}")
+    return found.pop()
 
 
 def _report(plan, steps, after, out):

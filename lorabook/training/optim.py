@@ -89,12 +89,17 @@ class Optimizer:
 
     def prepare(self, params):
         """Create the state of every parameter that has none yet, as zeros."""
-        for slot, arrays in self.state.items():
-            for name, param in params.items():
-                if name not in arrays:
-                    arrays[name] = array_namespace(param).zeros_like(param)
-                elif arrays[name].shape != param.shape:
-                    raise InputError(f"{slot} of {name} has shape {arrays[name].shape}, the parameter {param.shape}")
+        for slot in self.slots:
+            self.zeros(slot, params)
+
+    def zeros(self, slot, params):
+        """Create this slot of every parameter that has none yet."""
+        arrays = self.state[slot]
+        for name, param in params.items():
+            if name not in arrays:
+                arrays[name] = array_namespace(param).zeros_like(param)
+            elif arrays[name].shape != param.shape:
+                raise InputError(f"{slot} of {name} has shape {arrays[name].shape}, the parameter {param.shape}")
 
     def step(self, params, grads, lr_factor=1.0, scale=None, alive=None):
         """Update each params[name] in place from grads[name], with learning rate lr * lr_factor.
@@ -114,6 +119,10 @@ class Optimizer:
                 raise InputError(f"gradient of {name} has dtype {grad.dtype}, expected {param.dtype}")
         self.check_rates(params)
         self.step_count += 1
+        self.apply(params, grads, self.lr * lr_factor, scale, alive)
+
+    def apply(self, params, grads, lr, scale=None, alive=None):
+        """A checked and counted step, with the learning rate `lr`. Override it to see more than one array at once."""
         for names, vectors in self._packs(params):
             own = [params[name] for name in names]
             p, g = flat(own), flat([grads[name] for name in names])
@@ -121,7 +130,7 @@ class Optimizer:
                 g = g * asarray_like(scale, g)
             xp, changing = array_namespace(p), (p, *vectors)
             before = [] if alive is None else [xp.astype(a, a.dtype) for a in changing]  # copies
-            self.update(self.lr * lr_factor * self.rate_of(names[0]), p, g, *vectors)
+            self.update(lr * self.rate_of(names[0]), p, g, *vectors)
             for now, then in zip(changing, before, strict=False):
                 now[...] = xp.where(alive, now, then)
             for param, new in zip(own, views(p, own), strict=True):
@@ -146,7 +155,8 @@ class Optimizer:
             alike = ({name: a for name, a in params.items() if self.rate_of(name) == factor} for factor in factors)
             self._views, self._packed = {}, [(names, []) for own in alike for names in groups(own)]
             for names, vectors in self._packed:
-                for slot, arrays in self.state.items():
+                for slot in self.slots:
+                    arrays = self.state[slot]
                     own = [arrays[name] for name in names]
                     vectors.append(flat(own))
                     for name, view in zip(names, views(vectors[-1], own), strict=True):
@@ -206,6 +216,3 @@ class AdamW(Optimizer):
             p *= 1 - lr * self.weight_decay
         root = array_namespace(v).sqrt(v)
         p -= (lr / (1 - b1**t)) * m / (root / math.sqrt(1 - b2**t) + self.eps)
-
-
-OPTIMIZERS = {"sgd": SGD, "adamw": AdamW}

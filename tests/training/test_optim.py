@@ -102,11 +102,12 @@ def test_zero_rate_changes_no_bit(put, rng):
 
 
 def test_optimizers_by_name():
-    assert OPTIMIZERS == {"sgd": SGD, "adamw": AdamW}
-    assert {name: optimizer(0.1).slots for name, optimizer in OPTIMIZERS.items()} == {
-        "sgd": ("velocity",),
-        "adamw": ("m", "v"),
+    assert {name: OPTIMIZERS[name] for name in ("sgd", "adamw")} == {"sgd": SGD, "adamw": AdamW}
+    kinds = {name: optimizer(0.1).slots for name, optimizer in OPTIMIZERS.items()}
+    assert {name: slots for name, slots in kinds.items() if name.endswith("sgd")} == {
+        name: ("velocity",) for name in ("sgd", "lora-fa-sgd", "riemannian-sgd", "lora-pro-sgd")
     }
+    assert {kinds[name] for name in ("adamw", "lora-plus", "lora-fa", "riemannian", "lora-pro")} == {("m", "v")}
 
 
 @pytest.mark.parametrize(("optimizer", "options"), [(SGD, {"momentum": 0.5}), (AdamW, {})])
