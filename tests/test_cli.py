@@ -368,6 +368,13 @@ def test_resume_needs_the_same_optimizer(run, run_json, tmp_path):
     assert files.read_checkpoint(tmp_path / "fa" / "checkpoint.safetensors")[1]["run"]["optimizer.scaling"] == 1.5
 
 
+@pytest.mark.parametrize(("name", "slots"), [("adamw", 2), ("sgd", 1)])
+def test_the_memory_of_the_optimizers_state(run_json, tmp_path, name, slots):
+    """A velocity for each number, or two moments."""
+    rows = run_json(*TRAIN, "--epochs", "1", "--optimizer", name, "--out", tmp_path)["memory"]
+    assert len(rows) == 2 and all(row["optimizer"] == slots * row["gradients"] > 0 for row in rows)
+
+
 def test_an_optimizer_over_factors_that_are_none(run, tmp_path):
     for name, method, message in (
         ("riemannian", "ia3", "RiemannianAdamW: it is made for LoRA's factors lora_A and lora_B, of which none trains"),

@@ -166,7 +166,7 @@ def _run(args, workers, held):
     short = hardly_learned(history, job.batches, plan.before.result, after)
     if short:
         print(f"note: {short}", file=sys.stderr)
-    result, text = _report(plan, len(history), after, out)
+    result, text = _report(plan, len(history), after, out, len(optimizer.slots))
     result["notes"] = [*plan.notes, *filter(None, [short])]
     if args.distributed:
         result["traffic"] = workers.traffic(model)
@@ -185,15 +185,18 @@ def _scaling(model, optimizer):
     return found.pop()
 
 
-def _report(plan, steps, after, out):
-    """(the result for --json, the text) of a run; after: what `evaluate` gives on the test rows at its end."""
+def _report(plan, steps, after, out, slots):
+    """(the result for --json, the text) of a run; after: what `evaluate` gives on the test rows at its end.
+
+    slots: arrays that the optimizer keeps for each parameter.
+    """
     model, before = plan.job.model, plan.before.result
     measured = [(metric, getattr(before, metric), getattr(after, metric)) for metric in model.metrics]
     result = {
         **{f"test_{metric}": {"before": first, "after": last} for metric, first, last in measured},
         "steps": steps,
         "kept_step": steps,
-        "memory": memory_table(model),
+        "memory": memory_table(model, slots),
         "adapter_sha256": fingerprint(model.trainable_params()),
         "out": str(out),
     }
@@ -264,7 +267,7 @@ def _memory(rows):
         "share %": lambda row: f"{100 * row['share']:.1f}",
         f"weights {name}": amount("weights"),
         f"gradients {name}": amount("gradients"),
-        f"AdamW {name}": amount("optimizer"),
+        f"optimizer {name}": amount("optimizer"),
         f"total {name}": amount("total"),
     }
     return format_table(rows, columns)
