@@ -80,6 +80,19 @@ VARIANTS = {
             ("the norm of what was there before", "self.base_layer.weight", "base.weight"),
         ],
     },
+    "adapters.test_convert": {
+        "adapters.convert:_factors": [
+            ("B holds all of S", "B / root", "B"),
+            ("A without its half of S", "A * root[:, None]", "A"),
+        ],
+        "adapters.convert:_update": [
+            ("held against what the start left", "original(layer.base_layer).weight", "layer.weight"),
+        ],
+        "adapters.convert:to_lora": [
+            ("the error of one rank more", "min(r, len", "min(r + 1, len"),
+            ("lora_alpha of the default", "lora_alpha=r", "lora_alpha=8"),
+        ],
+    },
     "adapters.test_variants": {
         "adapters.base:Adapter.forward_apart": [
             ("dropout on the base, too", "forward(x - xd, run)", "forward(0 * x, run)"),

@@ -2,13 +2,14 @@
 
 `base` has what all variants share, `additive` what those do whose update is added, `starts` where factors start;
 `config` and `selection` say which layers get one, with PEFT's options; `peft_folder` writes and reads PEFT's folders,
-`contents` tells what is in one, `formats` what others write; `memory` counts.
+`contents` tells what is in one, `convert` makes plain LoRA of any, `formats` what others write; `memory` counts.
 """
 
 from .additive import AdditiveAdapter, merging_is_cheaper
 from .base import Adapter, adapters, base_params, effective_weights, merge, plain_name, unmerge
 from .config import AdapterConfig
 from .contents import adapter_updates, classes_of
+from .convert import to_lora
 from .delora import DeLoRAConfig, DeLoRALinear
 from .dora import DoRAConfig, DoRALinear
 from .formats import read_adapter_config, read_folder
@@ -87,6 +88,7 @@ __all__ = [
     "save_adapter",
     "scaling_of",
     "select",
+    "to_lora",
     "unfreeze",
     "unload",
     "unmerge",

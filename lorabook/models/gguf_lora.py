@@ -42,7 +42,8 @@ def gguf_adapter(model, dtype="float32", name=None):
     model.refuse_merged(before="writing the adapter")
     if others := [path for path, layer in chosen.items() if type(layer) is not LoRALinear]:
         method = chosen[others[0]].method
-        raise InputError(f"{others[0]} has an adapter of the method {method}; llama.cpp adds LoRA alone: merge it")
+        how = "merge it, or make LoRA of it: export --rank R"
+        raise InputError(f"{others[0]} has an adapter of the method {method}; llama.cpp adds LoRA alone: {how}")
     if full := [name for name in base_params(model) if options.trains_in_full(name, chosen)]:
         raise InputError(f"{full[0]} was trained in full, and a GGUF adapter holds factors alone: merge it")
     if model.sizes.tie_word_embeddings and "lm_head" in chosen:

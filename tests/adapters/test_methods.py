@@ -45,6 +45,7 @@ from lorabook.adapters import (
     plain_name,
     read_adapter_config,
     save_adapter,
+    to_lora,
     unfreeze,
     unload,
 )
@@ -400,6 +401,30 @@ def test_gradients_where_attention_absorbs_key_and_value(variant, rng, targets, 
         far = model_.children["attention"](x)[0][:, :1]  # by way of a key and a value for every token
         assert_close(model_(x)[0], far, 1e-12)
     assert any(absorbed), "no order has one weight for all rows"
+
+
+@pytest.mark.parametrize(("make", "batch_of"), MODELS.values(), ids=MODELS)
+def test_it_becomes_plain_lora(variant, tmp_path, make, batch_of):
+    """At full rank the same model, also by way of a folder; at rank 1 as far away as the other singular values say."""
+    model, batch = make(variant), batch_of()
+    before, want = base_params(model), to_numpy(model.answer(batch))
+    deltas = {path: a.effective(a.weight)[0] - a.base_layer.weight for path, a in adapters(model).items()}
+    changed = {f"{path}.bias" for path, a in adapters(model).items() if a.changes_bias}
+    small, full = copy.deepcopy(model), max(min(delta.shape) for delta in deltas.values())
+    errors = to_lora(model, full)
+    assert errors.keys() == deltas.keys() == adapters(model).keys() and max(errors.values()) < 1e-14
+    assert config_of(model).method == "lora" and {type(a) for a in adapters(model).values()} == {LoRALinear}
+    assert_close(model.answer(batch), want, 1e-11)
+    assert all(same_bits(array, before[name]) for name, array in base_params(model).items() if name not in changed)
+    save_adapter(tmp_path, model)
+    again = make(variant)
+    unload(again)
+    load_adapter(tmp_path, again)
+    assert_close(again.answer(batch), want, 1e-4)  # in the file in float32
+    for path, error in to_lora(small, 1).items():
+        sigma = np.linalg.svd(deltas[path], compute_uv=False)
+        assert abs(error - np.linalg.norm(sigma[1:]) / np.linalg.norm(sigma)) < 1e-12
+        assert np.linalg.norm(adapters(small)[path].delta_weight(), 2) == pytest.approx(sigma[0])
 
 
 def test_every_order_is_the_general_one(variant, rng):

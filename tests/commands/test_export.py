@@ -9,7 +9,7 @@ from checks import same_bits, tiny_bert, write_bert
 from gguf_llamas import METADATA, N, adapter_folder, decoder_folder, tiny_gguf
 
 from lorabook import InputError, LoRAConfig, inject, load_model, save_adapter
-from lorabook.adapters import LoRALinear, adapters, base_params, merge, unload
+from lorabook.adapters import LoHaConfig, LoRALinear, adapters, base_params, merge, unload
 from lorabook.files import read_gguf, read_weights
 from lorabook.models import gguf_merged, load_causal_lm, read_gguf_adapter, save_decoder
 from lorabook.tasks import exporting
@@ -204,6 +204,25 @@ def test_an_adapter_that_took_its_start_out_of_the_base(base, tmp_path, rng):
         assert A.shape[0] == B.shape[1] == 4
         update = layers[path].effective(layers[path].weight)[0] - base_params(model)[f"{path}.weight"]
         assert close(scaling * B @ A, update, 1e-5)
+
+
+@pytest.mark.parametrize(("rank", "exact"), [(4, True), (1, False)])
+def test_an_adapter_of_another_method_as_lora(run, run_json, base, tmp_path, rng, rank, exact):
+    """LoHa of r = 2 is LoRA of rank 4; of less, the file has the closest, and the error is told."""
+    model = load_model(base)
+    inject(model, LoHaConfig(r=2, target_modules=["q_proj", "v_proj"], init_weights=False), rng)
+    save_adapter(tmp_path / "a", model)
+    argv = ["export", base, "--adapter", tmp_path / "a", "--out", tmp_path / "out.gguf"]
+    code, _, err = run(*argv)
+    assert code == 2 and "llama.cpp adds LoRA alone: merge it, or make LoRA of it: export --rank R" in err
+    told = run_json(*argv, "--rank", rank)
+    assert told["adapted"] == 4 and told["rank"] == rank and (told["error"] < 1e-6) == exact
+    layers, errors = adapters(model), []
+    for path, (A, B, scaling) in read_gguf_adapter(tmp_path / "out.gguf", model.config).items():
+        assert len(A) == rank
+        update = layers[path].effective(layers[path].weight)[0] - layers[path].weight
+        errors.append(np.linalg.norm(scaling * B @ A - update) / np.linalg.norm(update))
+    assert len(errors) == 4 and max(errors) == pytest.approx(told["error"], abs=1e-5)
 
 
 def test_names_and_numbers_of_an_adapter(run_json, base, tmp_path):
