@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lorabook import LoRAConfig, files, inject, merge
-from lorabook.adapters import adapters, base_params, plain_name
+from lorabook import LoRAConfig, files, inject, load_adapter, merge
+from lorabook.adapters import adapters, base_params, plain_name, unfreeze
 from lorabook.models import MLP, BertForSequenceClassification
 from lorabook.training import AdamW
 
@@ -82,3 +82,40 @@ def test_another_scaling_would_be_noticed(golden, model):
     for layer in adapters(model).values():
         layer.scaling *= 1.001
     assert np.abs(model.answer(arrays["batch"]) - arrays["logits"]).max() > 1e-5
+
+
+# ---- each method of PEFT's, in float32 -------------------------------------------------------------------------------
+
+VARIANTS = Path(__file__).parents[1] / "golden" / "variants.safetensors"
+
+
+@pytest.fixture(params=[*json.loads(files.read_safetensors(VARIANTS)[1]["config"])])
+def saved(request, tmp_path):
+    """(the folder that PEFT saved, what it computed, the model under it)."""
+    arrays, metadata = files.read_safetensors(VARIANTS)
+    config, case = json.loads(metadata["config"])[request.param], part(arrays, request.param)
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    files.write_safetensors(tmp_path / "adapter_model.safetensors", part(case, "file"))
+    model = MLP((12, 16, 8), "gelu")
+    model.load(part(arrays, "base"))
+    return tmp_path, case | {"batch": {"x": arrays["x"], "labels": arrays["labels"]}}, model
+
+
+def near(got, want, name=None):
+    """Within 1e-6, of the largest number where that is above 1."""
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-6 * max(1, np.abs(want).max()), err_msg=name)
+
+
+def test_what_peft_saved_gives_its_numbers(saved):
+    folder, golden, model = saved
+    load_adapter(folder, model)
+    near(model.answer(golden["batch"]), golden["logits"])
+    unfreeze(model)
+    _, grads = model.loss_and_grad(golden["batch"])
+    wanted = part(golden, "grad")
+    assert grads.keys() == wanted.keys()
+    for name, grad in grads.items():
+        near(grad, wanted[name], name)
+    merge(model)
+    for name, array in base_params(model).items():
+        near(array, part(golden, "merged")[name], name)

@@ -6,10 +6,13 @@ lora_bert.safetensors: a BERT of two blocks (d = 12, three heads) in float64 wit
 of its linear layers, the head trained in full, and a padded batch x of token ids.
 Both hold PEFT's factors, labels, and PEFT's logits, loss, gradients of what trains, merged weights, and what trains
 after ten AdamW steps (lr 0.01, no decay).
+variants.safetensors: in float32, an MLP 12-16-8, and for each method of PEFT's the folder that PEFT saved (its tensors,
+and adapter_config.json in the metadata) with the logits, the gradients of what trains and the merged weights.
 """
 
 import copy
 import json
+import tempfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -17,7 +20,7 @@ import numpy as np
 import peft
 import torch
 import transformers
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 SIZES = (7, 9, 8, 5)
 CONFIG = {
@@ -50,6 +53,22 @@ BERT_CONFIG = {
     "rank_pattern": {"value": 3, r"layer\.1\..*\.query": 1},
     "target_modules": ["query", "value", "attention.output.dense", "intermediate.dense"],
     "modules_to_save": ["classifier"],
+}
+WIDE = (12, 16, 8)
+VARIANTS = {
+    "dora": peft.LoraConfig(r=3, lora_alpha=5, use_dora=True),
+    "loha": peft.LoHaConfig(r=3, alpha=5),
+    "lokr": peft.LoKrConfig(r=1, alpha=5),
+    "hira": peft.HiraConfig(r=3),
+    "delora": peft.DeloraConfig(r=3, delora_lambda=4),
+    "gralora": peft.GraloraConfig(r=4, alpha=5, gralora_k=2),
+    "miss": peft.MissConfig(r=4),
+    "fourierft": peft.FourierFTConfig(n_frequency=20, scaling=30.0),
+    "ia3": peft.IA3Config(feedforward_modules=["fc2"]),
+    "vera": peft.VeraConfig(r=20, projection_prng_key=3),
+    "randlora": peft.RandLoraConfig(r=5, randlora_alpha=5, projection_prng_key=3),
+    "pissa": peft.LoraConfig(r=3, lora_alpha=5, init_lora_weights="pissa"),
+    "olora": peft.LoraConfig(r=3, lora_alpha=5, init_lora_weights="olora"),
 }
 IDS = [[2, 5, 9, 17, 9, 4, 3], [2, 19, 3, 0, 0, 0, 0], [2, 7, 1, 6, 3, 0, 0], [2, 8, 12, 5, 11, 3, 0]]
 
@@ -125,6 +144,33 @@ def bert():
     write("lora_bert.safetensors", base | out, BERT_CONFIG, bert=BERT)
 
 
+def variants():
+    """variants.safetensors."""
+    torch.manual_seed(2)
+    parts = {"fc1": torch.nn.Linear(*WIDE[:2]), "act1": torch.nn.GELU(), "fc2": torch.nn.Linear(*WIDE[1:])}
+    net = torch.nn.Sequential(OrderedDict(parts))
+    x, labels = torch.randn(6, WIDE[0]), torch.randint(0, WIDE[-1], (6,))
+    tensors, configs = {f"base:{n}": t.clone() for n, t in net.state_dict().items()} | {"x": x, "labels": labels}, {}
+    for case, config in VARIANTS.items():
+        config.target_modules = {"fc1", "fc2"}
+        model = peft.get_peft_model(copy.deepcopy(net), config)
+        with torch.no_grad():
+            for tensor in trained(model).values():
+                tensor.add_(0.3 * torch.randn_like(tensor))
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            configs[case] = json.loads(Path(folder, "adapter_config.json").read_text())
+            saved = load_file(Path(folder, "adapter_model.safetensors"))
+        logits = model(x)
+        torch.nn.functional.cross_entropy(logits, labels).backward()
+        found = {f"file:{n}": torch.tensor(a) for n, a in saved.items()} | {"logits": logits}
+        found |= {f"grad:{n.removesuffix('.default')}": p.grad for n, p in trained(model).items()}
+        found |= {f"merged:{n}": t for n, t in model.merge_and_unload().state_dict().items()}
+        tensors |= {f"{case}:{n}": t for n, t in found.items()}
+    write("variants.safetensors", tensors, configs)
+
+
 if __name__ == "__main__":
     mlp()
     bert()
+    variants()
