@@ -98,9 +98,11 @@ def main(argv=None):
         return _fail(args, printable(message), 2 if isinstance(error, BAD_PATHS) else 1)
     except MemoryError as error:
         return _fail(args, f"out of memory. {error}", 1)
-    except RuntimeError as error:
-        if isinstance(error.__cause__, KeyboardInterrupt):  # Python 3.11 wraps what is raised while a class is made
-            return _interrupted(args, error.__cause__)
+    except (RuntimeError, AssertionError) as error:
+        if interrupt := _interrupt_behind(error):
+            return _interrupted(args, interrupt)
+        if isinstance(error, AssertionError):
+            raise
         return _fail(args, error, 1)
     except KeyboardInterrupt as error:
         return _interrupted(args, error)
@@ -159,6 +161,17 @@ def _computation(argv):
             next(words, None)
         elif word not in ("--resume", "--json", "--distributed") and word.partition("=")[0] not in valued:
             yield word
+
+
+def _interrupt_behind(error):
+    """The KeyboardInterrupt that another error has covered, or None.
+
+    Python 3.11 wraps what is raised while a class is made, and a lock that ^C kept from being taken complains on its
+    release: threading's by a RuntimeError, multiprocessing's by an AssertionError. tqdm has both.
+    """
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _interrupted(args, error):

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import multiprocessing
 import os
 import random
 import re
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import termios
+import threading
 import time
 from pathlib import Path
 
@@ -18,7 +20,7 @@ import numpy as np
 import pytest
 from checks import tiny_bert, write_bert
 
-from lorabook import LoRAConfig, files, inject
+from lorabook import LoRAConfig, cli, files, inject
 from lorabook.adapters import peft_folder
 from lorabook.files import read_csv
 from lorabook.training import checkpoint
@@ -356,7 +358,30 @@ def test_interrupted_while_a_class_is_made(run, monkeypatch):
     assert run("doctor") == (130, "", "lorabook doctor: interrupted\n")
 
 
+@pytest.mark.parametrize("lock", [threading.RLock, multiprocessing.RLock])
+@pytest.mark.parametrize("came", [KeyboardInterrupt, cli.Terminated])
+def test_interrupted_before_a_lock_was_taken(run, monkeypatch, lock, came):
+    """As of tqdm, whose `release` then covers what came by another error."""
+
+    def fails(args):
+        held = lock()
+        try:
+            raise came
+        finally:
+            held.release()
+
+    monkeypatch.setattr("lorabook.commands.doctor.run", fails)
+    code, said = (143, "terminated") if came is cli.Terminated else (130, "interrupted")
+    assert run("doctor") == (code, "", f"lorabook doctor: {said}\n")
+
+
 def test_a_bug_is_not_hidden(run, monkeypatch):
+    def fails(args):
+        assert not args
+
+    monkeypatch.setattr("lorabook.commands.doctor.run", fails)
+    with pytest.raises(AssertionError):
+        run("doctor")
     monkeypatch.setattr("lorabook.commands.doctor.run", lambda args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run("doctor")

@@ -530,7 +530,7 @@ for row in rows:
         base[row["domain"]] = row["perplexity"]
     elif row["part"] == "test":
         learned.setdefault((row["method"], row["r"], row["domain"]), []).append(row["perplexity"])
-ratios = {(*run, domain): np.array(found) / base[domain] for (*run, domain), found in learned.items()}
+ratios = {key: np.array(found) / base[key[2]] for key, found in learned.items()}  # by domain
 print("perplexity after / before   seed 0 seed 1 seed 2")
 for (_, r, domain), found in ratios.items():
     name = f"LoRA, r = {r}" if r else "full"
