@@ -89,23 +89,12 @@ def main(argv=None):
         return getattr(args, "code", 0)
     except SystemExit as end:  # argparse has printed the help, or what is wrong
         return end.code
-    except InputError as error:
-        return _fail(args, printable(error), 2)
-    except BrokenPipeError:
-        return 141
-    except OSError as error:
-        message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or error
-        return _fail(args, printable(message), 2 if isinstance(error, BAD_PATHS) else 1)
-    except MemoryError as error:
-        return _fail(args, f"out of memory. {error}", 1)
-    except (RuntimeError, AssertionError) as error:
-        if interrupt := _interrupt_behind(error):
-            return _interrupted(args, interrupt)
-        if isinstance(error, AssertionError):
-            raise
-        return _fail(args, error, 1)
     except KeyboardInterrupt as error:
         return _interrupted(args, error)
+    except Exception as error:
+        if interrupt := _interrupt_behind(error):
+            return _interrupted(args, interrupt)
+        return _failed(args, error)
     finally:
         _flush()
 
@@ -172,6 +161,23 @@ def _interrupt_behind(error):
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error
+
+
+def _failed(args, error):
+    """Say in one line what ended the command; returns the exit code. What is a bug is raised on."""
+    match error:
+        case InputError():
+            return _fail(args, printable(error), 2)
+        case BrokenPipeError():
+            return 141
+        case OSError():
+            message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or error
+            return _fail(args, printable(message), 2 if isinstance(error, BAD_PATHS) else 1)
+        case MemoryError():
+            return _fail(args, f"out of memory. {error}", 1)
+        case RuntimeError():
+            return _fail(args, error, 1)
+    raise error
 
 
 def _interrupted(args, error):

@@ -809,7 +809,7 @@ MUTANTS = {
             ),
             ("of whichever layer", "run.weights.get(self)", "next(iter(run.weights.values()), None)"),
         ],
-        "adapters.base:effective_weights": [
+        "adapters.whole_model:effective_weights": [
             ("weight of another layer", "(layer.weight), layers)", "(layer.weight), layers[::-1])"),
             ("update without the weight", "layer.effective(layer.weight)", "(layer.delta_weight(), None)"),
             (

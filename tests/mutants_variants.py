@@ -55,7 +55,7 @@ VARIANTS = {
             ("no look at the weight", "not np.isfinite(to_numpy(base.weight)).all()", "False"),
             ("any scaling", "not scaling > 0", "False"),
         ],
-        "adapters.base:base_params": [
+        "adapters.whole_model:base_params": [
             ("what is left for the base", " | before", ""),
         ],
         "adapters.base:Adapter.start": [
@@ -166,11 +166,11 @@ VARIANTS = {
         "adapters.vera:VeRALinear.projections": [
             ("the last columns of A", "A[:, :d_in]", "A[:, -d_in:]"),
         ],
-        "adapters.projections:uniform_of": [
+        "adapters.pytorch:uniform_of": [
             ("the highest 24 bits", "numbers % 2**24", "numbers // 2**8"),
             ("from 0 to the bound", "float(high - low) + float(low)", "float(high)"),
         ],
-        "adapters.projections:draws": [
+        "adapters.pytorch:draws": [
             ("another seed", "seed % 2**32", "(seed + 1) % 2**32"),
         ],
         "adapters.randlora:RandLoRALinear.delta_backward": [

@@ -368,11 +368,15 @@ def test_resume_needs_the_same_optimizer(run, run_json, tmp_path):
     assert files.read_checkpoint(tmp_path / "fa" / "checkpoint.safetensors")[1]["run"]["optimizer.scaling"] == 1.5
 
 
-@pytest.mark.parametrize(("name", "slots"), [("adamw", 2), ("sgd", 1)])
-def test_the_memory_of_the_optimizers_state(run_json, tmp_path, name, slots):
-    """A velocity for each number, or two moments."""
+@pytest.mark.parametrize(("name", "of_A", "of_B"), [("adamw", 2, 2), ("sgd", 1, 1), ("muon", 1, 1), ("lora-fa", 0, 2)])
+def test_the_memory_of_the_optimizers_state(run_json, tmp_path, name, of_A, of_B):
+    """A velocity for each number, or two moments; Muon has one of each factor's, LoRA-FA two of B's."""
     rows = run_json(*TRAIN, "--epochs", "1", "--optimizer", name, "--out", tmp_path)["memory"]
-    assert len(rows) == 2 and all(row["optimizer"] == slots * row["gradients"] > 0 for row in rows)
+    full, own = rows
+    assert full["optimizer"] == (1 if name == "sgd" else 2) * full["gradients"]
+    factors = files.read_safetensors(tmp_path / "adapter_model.safetensors")[0].items()
+    assert own["optimizer"] == sum((of_A if "lora_A" in name else of_B) * array.nbytes for name, array in factors) > 0
+    assert all(row["total"] == row["weights"] + row["gradients"] + row["optimizer"] for row in rows)
 
 
 def test_an_optimizer_over_factors_that_are_none(run, tmp_path):

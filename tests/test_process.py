@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from checks import tiny_bert, write_bert
 
-from lorabook import LoRAConfig, cli, files, inject
+from lorabook import InputError, LoRAConfig, cli, files, inject
 from lorabook.adapters import peft_folder
 from lorabook.files import read_csv
 from lorabook.training import checkpoint
@@ -373,6 +373,20 @@ def test_interrupted_before_a_lock_was_taken(run, monkeypatch, lock, came):
     monkeypatch.setattr("lorabook.commands.doctor.run", fails)
     code, said = (143, "terminated") if came is cli.Terminated else (130, "interrupted")
     assert run("doctor") == (code, "", f"lorabook doctor: {said}\n")
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(9, "Bad file descriptor"), ValueError("I/O on closed file"), InputError("x")]
+)
+def test_interrupted_and_something_else_fails_on_the_way_out(run, monkeypatch, error):
+    def fails(args):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise error
+
+    monkeypatch.setattr("lorabook.commands.doctor.run", fails)
+    assert run("doctor") == (130, "", "lorabook doctor: interrupted\n")
 
 
 def test_a_bug_is_not_hidden(run, monkeypatch):

@@ -1,12 +1,13 @@
 """Adapters: one variant a file and a row of the table METHODS; `inject` puts them into a model.
 
 `base` has what all variants share, `additive` what those do whose update is added, `starts` where factors start;
+`whole_model` answers for all adapters of a model;
 `config` and `selection` say which layers get one, with PEFT's options; `peft_folder` writes and reads PEFT's folders,
 `contents` tells what is in one, `convert` makes plain LoRA of any, `formats` what others write; `memory` counts.
 """
 
 from .additive import AdditiveAdapter, merging_is_cheaper
-from .base import Adapter, adapters, base_params, effective_weights, merge, plain_name, unmerge
+from .base import Adapter
 from .config import AdapterConfig
 from .contents import adapter_updates, classes_of
 from .convert import to_lora
@@ -32,6 +33,7 @@ from .rank_config import scaling_of
 from .selection import is_saved
 from .starts import STARTS, as_plain
 from .vera import VeRAConfig, VeRALinear
+from .whole_model import adapters, base_params, effective_weights, merge, plain_name, unmerge
 
 __all__ = [
     "METHODS",

@@ -8,8 +8,8 @@ from typing import ClassVar
 from ..errors import FormatError, InputError
 from ..files import short
 from . import selection
-from .base import plain_name
 from .patterns import SUFFIX, matches
+from .whole_model import plain_name
 
 EITHER = "'all-linear', a regular expression or a list of names"
 

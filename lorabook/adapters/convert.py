@@ -8,13 +8,13 @@ import numpy as np
 from ..backend import asarray_like, to_numpy
 from ..errors import InputError
 from ..linalg import truncate
-from .base import adapters
 from .config import AdapterConfig
 from .inject import config_of, inject, unload
 from .lora import LoRALinear
 from .lora_config import LoRAConfig
 from .rank_config import check_r
 from .starts import original
+from .whole_model import adapters
 
 
 def to_lora(model, r):

@@ -9,6 +9,7 @@ from ..backend import array_namespace, asarray_like, empty, put_rows
 from ..errors import InputError, check_integer
 from .additive import AdditiveAdapter
 from .config import AdapterConfig
+from .pytorch import draws
 from .rank_config import check_finite, check_flag, check_r
 
 
@@ -115,8 +116,7 @@ def places(d_out, d_in, n, seed):
     That is a Fisher-Yates shuffle by the Mersenne Twister; what comes behind the first n needs no drawing.
     """
     total, moved, found = d_out * d_in, {}, np.empty(n, np.int64)
-    drawn = np.random.RandomState(seed % 2**32)._bit_generator.random_raw(n)
-    for i, z in enumerate(drawn.tolist()):
+    for i, z in enumerate(draws(seed, n).tolist()):
         j = i + z % (total - i)
         found[i], moved[j] = moved.get(j, j), moved.get(i, i)
     return found

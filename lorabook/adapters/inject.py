@@ -5,9 +5,10 @@ import numpy as np
 from ..backend import asarray_like
 from ..errors import InputError, note
 from ..layers import Linear, watching
-from .base import BASE, Adapter, adapters
+from .base import BASE, Adapter
 from .methods import class_of
 from .starts import original
+from .whole_model import adapters
 
 
 def _children(model):

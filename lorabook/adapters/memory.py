@@ -6,7 +6,7 @@ import numpy as np
 
 from ..backend import array_namespace
 from ..layers import QuantizedLinear, distinct
-from .base import adapters, base_params
+from .whole_model import adapters, base_params
 
 
 def count(arrays):
@@ -33,12 +33,13 @@ def _dense(model):
     return base_params(model) | weights
 
 
-def memory_table(model, optimizer_slots=2):
+def memory_table(model, optimizer_slots=2, state=None):
     """Two rows: full fine-tuning of the base model, and what the model trains now.
 
     Each row: method, trained (parameters), share (of the base model's), and the bytes of weights, gradients, optimizer
     state and their total. Full fine-tuning of a model in 4 bits is that of its weights in float32. optimizer_slots:
-    arrays that the optimizer keeps per parameter (AdamW 2, momentum 1). A base weight that a start moved is held twice.
+    arrays that the optimizer keeps per parameter (AdamW 2, momentum 1); state: its bytes for what trains, where that is
+    no whole number of arrays. A base weight that a start moved is held twice.
     Activations are not counted: they depend on the batch, and LoRA needs nearly as many of them as full fine-tuning.
 
     >>> import lorabook as lb
@@ -52,6 +53,7 @@ def memory_table(model, optimizer_slots=2):
     rows = []
     for method, weights, trained in (("full", base, base), (variant, everything, model.trainable_params())):
         gradients = _bytes(trained)
+        kept = optimizer_slots * gradients if state is None or method == "full" else state
         rows.append(
             {
                 "method": method,
@@ -59,8 +61,8 @@ def memory_table(model, optimizer_slots=2):
                 "share": count(trained) / count(base),
                 "weights": _bytes(weights),
                 "gradients": gradients,
-                "optimizer": optimizer_slots * gradients,
-                "total": _bytes(weights) + (1 + optimizer_slots) * gradients,
+                "optimizer": kept,
+                "total": _bytes(weights) + gradients + kept,
             }
         )
     return rows

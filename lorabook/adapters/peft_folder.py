@@ -29,13 +29,14 @@ from ..files import (
     write_together,
 )
 from ..layers import Linear
-from .base import BASE, adapters, base_params, plain_name
+from .base import BASE
 from .contents import own_tensors
 from .formats import CONFIG, FOLDER, PREFIX, TENSORS, WHOLE, read_folder, saved_heads
 from .inject import config_of, inject, linear_layers, select
 from .methods import class_of
 from .selection import ALL, is_saved, is_target
 from .starts import as_plain
+from .whole_model import adapters, base_params, plain_name
 
 ABOUT = "lorabook.json"
 SURROGATE = re.compile("[\ud800-\udfff]")  # so Python marks a byte of a file's name that is no text

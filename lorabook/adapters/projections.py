@@ -1,4 +1,4 @@
-"""Random matrices that a whole model shares: options, layers that hold them, and numbers, PyTorch's bit for bit."""
+"""Random matrices that a whole model shares: their options, and the layers that hold them."""
 
 import math
 from dataclasses import dataclass
@@ -8,23 +8,27 @@ import numpy as np
 from ..backend import array_namespace, asarray_like
 from ..errors import InputError, check_integer
 from .additive import AdditiveAdapter
+from .pytorch import draws, uniform_of
 from .rank_config import RankConfig, check_flag
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectionConfig(RankConfig):
-    """projection_prng_key: the seed of the matrices. save_projection: whether the file holds them.
+    """init_weights: whether the update starts at zero. projection_prng_key: the seed of the matrices. save_projection:
+    whether the file holds them.
 
     Without them in the file they are drawn again, by PyTorch's generator, as PEFT draws them on a CPU.
     """
 
+    init_weights: bool = True
     projection_prng_key: int = 0
     save_projection: bool = True
 
     def __post_init__(self):
         super().__post_init__()
         self._set(projection_prng_key=check_integer("projection_prng_key", self.projection_prng_key, 0))
-        check_flag("save_projection", self.save_projection)
+        for name in ("init_weights", "save_projection"):
+            check_flag(name, getattr(self, name))
 
     @property
     def saves_shared(self):
@@ -52,8 +56,12 @@ class ProjectedAdapter(AdditiveAdapter):
     @classmethod
     def draw_shared(cls, sizes, *, projection_prng_key, **options):
         shapes = cls.shared_shapes(sizes, **options)
-        drawn = zip(shapes.items(), draws(projection_prng_key, *map(math.prod, shapes.values())), strict=True)
-        return {name: uniform_of(numbers, cls.bound(shape)).reshape(shape) for (name, shape), numbers in drawn}
+        sizes = [math.prod(shape) for shape in shapes.values()]
+        drawn = np.split(draws(projection_prng_key, sum(sizes)), np.cumsum(sizes)[:-1])
+        return {
+            name: uniform_of(numbers, cls.bound(shape)).reshape(shape)
+            for (name, shape), numbers in zip(shapes.items(), drawn, strict=True)
+        }
 
     @classmethod
     def update_of(cls, tensors, path, **options):
@@ -63,15 +71,3 @@ class ProjectedAdapter(AdditiveAdapter):
 def largest(sizes):
     """(d_out, d_in), each the largest of all sizes."""
     return tuple(max(side) for side in zip(*sizes, strict=True))
-
-
-def draws(seed, *counts):
-    """An array of so many 32-bit numbers for each count, one after another by torch.manual_seed(seed) on a CPU."""
-    drawn = np.random.RandomState(seed % 2**32)._bit_generator.random_raw(sum(counts))
-    return np.split(drawn, np.cumsum(counts)[:-1])
-
-
-def uniform_of(numbers, bound):
-    """float32 ~ U(-bound, bound) as tensor.uniform_ makes it of these numbers: of the lowest 24 bits, rounded once."""
-    low, high = np.float32(-bound), np.float32(bound)
-    return (numbers % 2**24 * 2.0**-24 * float(high - low) + float(low)).astype("f4")

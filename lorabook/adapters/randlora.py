@@ -8,7 +8,7 @@ import numpy as np
 from ..backend import array_namespace
 from ..errors import InputError
 from .projections import ProjectedAdapter, ProjectionConfig, largest
-from .rank_config import check_finite, check_flag, check_probability, check_r, scaling_of
+from .rank_config import check_finite, check_probability, check_r, scaling_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,6 @@ class RandLoRAConfig(ProjectionConfig):
     r: int = 32
     randlora_alpha: float = 640
     randlora_dropout: float = 0.0
-    init_weights: bool = True
 
     def __post_init__(self):
         super().__post_init__()
@@ -44,7 +43,6 @@ class RandLoRAConfig(ProjectionConfig):
             randlora_alpha=check_finite("randlora_alpha", self.randlora_alpha),
             randlora_dropout=check_probability("randlora_dropout", self.randlora_dropout),
         )
-        check_flag("init_weights", self.init_weights)
         if not self.save_projection:
             raise InputError("save_projection must be true in randlora: its matrices cannot be drawn again; got False")
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from .projections import ProjectedAdapter, ProjectionConfig, largest
-from .rank_config import check_finite, check_flag, check_probability, check_r
+from .rank_config import check_finite, check_probability, check_r
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,6 @@ class VeRAConfig(ProjectionConfig):
     r: int = 256
     vera_dropout: float = 0.0
     d_initial: float = 0.1
-    init_weights: bool = True
 
     def __post_init__(self):
         super().__post_init__()
@@ -41,7 +40,6 @@ class VeRAConfig(ProjectionConfig):
             vera_dropout=check_probability("vera_dropout", self.vera_dropout),
             d_initial=check_finite("d_initial", self.d_initial),
         )
-        check_flag("init_weights", self.init_weights)
 
 
 class VeRALinear(ProjectedAdapter):

@@ -166,7 +166,7 @@ def _run(args, workers, held):
     short = hardly_learned(history, job.batches, plan.before.result, after)
     if short:
         print(f"note: {short}", file=sys.stderr)
-    result, text = _report(plan, len(history), after, out, len(optimizer.slots))
+    result, text = _report(plan, len(history), after, out, optimizer)
     result["notes"] = [*plan.notes, *filter(None, [short])]
     if args.distributed:
         result["traffic"] = workers.traffic(model)
@@ -185,18 +185,16 @@ def _scaling(model, optimizer):
     return found.pop()
 
 
-def _report(plan, steps, after, out, slots):
-    """(the result for --json, the text) of a run; after: what `evaluate` gives on the test rows at its end.
-
-    slots: arrays that the optimizer keeps for each parameter.
-    """
+def _report(plan, steps, after, out, optimizer):
+    """(the result for --json, the text) of a run; after: what `evaluate` gives on the test rows at its end."""
+    state = sum(array.nbytes for arrays in optimizer.state.values() for array in arrays.values())
     model, before = plan.job.model, plan.before.result
     measured = [(metric, getattr(before, metric), getattr(after, metric)) for metric in model.metrics]
     result = {
         **{f"test_{metric}": {"before": first, "after": last} for metric, first, last in measured},
         "steps": steps,
         "kept_step": steps,
-        "memory": memory_table(model, slots),
+        "memory": memory_table(model, len(optimizer.slots), state),
         "adapter_sha256": fingerprint(model.trainable_params()),
         "out": str(out),
     }

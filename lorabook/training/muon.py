@@ -1,4 +1,4 @@
-"""Muon (Jordan et al. 2024) on LoRA's factors, as LoRA-Muon does (2026, arXiv:2606.12921): orthogonalised momentum.
+"""Muon, orthogonalised momentum (Jordan et al. 2024), on LoRA's factors, as in LoRA-Muon (arXiv:2606.12921).
 
 m is the mean of the gradients M of one factor. With m = U diag(s) V^T the step goes along U V^T: among all steps of
 spectral norm 1 it is the one with the largest <m, step> = sum s_i, and no direction of the factor outruns another.
@@ -11,7 +11,8 @@ so five rounds of one that sends all of (0, 1] to about 1 (Newton-Schulz), from 
 in [0.68, 1.14] for s above a hundredth of |m|; smaller ones are on their way. Exact ones are not needed.
 
 The step is lr 0.2 sqrt(max(rows, columns)) U diag(t) V^T: its numbers are about as large as those of AdamW, so that one
-learning rate fits the factors and all other parameters, which follow AdamW. That scale is a choice of this file.
+learning rate fits the factors and all other parameters, which follow AdamW. That scale, the mean in m and the decay
+are choices of this file, and may differ from the paper's.
 """
 
 import math
