@@ -893,7 +893,7 @@ MUTANTS = {
             ("by whole names", "endswith(module)", "endswith('.' + module)"),
         ],
         "adapters.memory:memory_table": [
-            ("no gradients", "(1 + optimizer_slots)", "optimizer_slots"),
+            ("no gradients", "_bytes(weights) + gradients + kept", "_bytes(weights) + kept"),
         ],
     },
     "layers.test_state": {
