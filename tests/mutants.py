@@ -1490,11 +1490,15 @@ def function_at(target):
     return inspect.unwrap(pkgutil.resolve_name(f"lorabook.{target}"))
 
 
+@functools.cache
+def source_of(target):
+    return textwrap.dedent(inspect.getsource(function_at(target)))
+
+
 @contextlib.contextmanager
 def applied(target, fragment, replacement):
     """The mutant in place of the original: its code goes into the function itself, so that every reference sees it."""
-    function = function_at(target)
-    source = textwrap.dedent(inspect.getsource(function))
+    function, source = function_at(target), source_of(target)
     assert source.count(fragment) == 1, f"{fragment!r} occurs {source.count(fragment)} times in {target}"
     original, source = function.__code__, source.replace(fragment, replacement)
     if free := original.co_freevars:  # `super()` asks for the class that the function stands in

@@ -7,6 +7,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import mutants
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +24,18 @@ def test_the_ci_runs_the_command_of_the_readme_and_every_mark():
     asked = re.findall(r"bin/pytest -n \S+ -m (?:'([^']+)'|(\w+))$", CI, re.MULTILINE)
     assert {name for groups in asked for name in "".join(groups).split(" or ")} == LONG
     assert "conftest.py" in CI and (ROOT / "conftest.py").read_text().count("LONG = {") == 1
+
+
+def test_every_slip_finds_its_place():
+    """Without a run of the tests that should notice it: who changes a line learns at once that a slip stood in it."""
+    lost = [
+        f"{target}: {fragment!r}"
+        for targets in mutants.MUTANTS.values()
+        for target, slips in targets.items()
+        for _, fragment, _ in slips
+        if mutants.source_of(target).count(fragment) != 1
+    ]
+    assert lost == []
 
 
 SUITE = """
