@@ -123,6 +123,19 @@ def test_terminated_is_one_line_and_clears_up(tmp_path):
     files.read_checkpoint(tmp_path / "a" / "checkpoint.safetensors")
 
 
+def test_a_stopped_command_clears_up_and_leaves_the_interpreter_as_it_is(tmp_path):
+    """What is registered for the end is called; nothing is taken to pieces, which threads that still run can abort."""
+    code = "import atexit, sys; from lorabook.__main__ import run; import lorabook.cli as cli; "
+    code += "kept = type('Kept', (), {'__del__': lambda _: print('taken to pieces')})(); "
+    code += "cli.main = lambda: atexit.register(print, 'cleared up') and int(sys.argv[1]); sys.exit(run())"
+    done = {n: subprocess.run([sys.executable, "-c", code, str(n)], **PIPES, text=True) for n in (0, 130, 143)}
+    assert {n: (run.returncode, run.stdout.splitlines(), run.stderr) for n, run in done.items()} == {
+        0: (0, ["cleared up", "taken to pieces"], ""),
+        130: (130, ["cleared up"], ""),
+        143: (143, ["cleared up"], ""),
+    }
+
+
 # ---- a terminal ------------------------------------------------------------------------------------------------------
 
 
